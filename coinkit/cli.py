@@ -1,0 +1,35 @@
+"""How commands look and end: help with examples and defaults, a user's mistake in a line or two, no tracebacks."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user can put right. The message says what was wrong and what to do."""
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the module's docstring as it is written, and the default of every option."""
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a script's `main` and exit: with 0 or what it returns, 1 after a mistake or a full disk, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # what reads our output (head, less) has gone; keep Python from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (UserError, OSError) as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+def usable_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,91 @@
+"""The one way to see a photo: every script opens its photos here, so that the model is always shown the same thing.
+
+A photo comes out upright, RGB and of the size asked for. The JPEG decoder does most of the shrinking itself: an
+18-megapixel photo is never decoded at full size to become 1024x512.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+# What counts as a photo in a folder. HEIC cannot be read, but is named so that no photo is passed over in silence.
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif"}
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+
+MAX_PIXELS = 100_000_000  # five times the usual 6000x3000; Pillow's own limit warns instead of refusing
+ASPECT_TOLERANCE = 0.05  # a photo further off the wanted shape than this is padded; nearer, stretching does not show
+DECODE_MARGIN = 2  # the decoder shrinks to no less than this times the wanted size; a better filter does the rest
+
+Image.MAX_IMAGE_PIXELS = None
+
+
+class PhotoError(Exception):
+    """A photo that cannot be used. The message is the reason, short enough for a table."""
+
+
+def find_photos(folder: Path, recursive: bool = False) -> list[Path]:
+    """Return what is named like a photo in a folder (and below it), sorted, without hidden files ("._1.jpg")."""
+    paths = folder.rglob("*") if recursive else folder.iterdir()
+    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+
+
+def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Open a photo, decode it to its last byte, and fit it to a size.
+
+    Args:
+        path: a JPEG, PNG, WebP, TIFF or BMP file, of any colour mode.
+        width, height: the size wanted, in pixels.
+
+    Returns:
+        The photo, RGB, upright by its EXIF, `width` x `height`; and the (width, height) it came with, upright.
+
+    Raises:
+        PhotoError: if it is not a photo, damaged, or larger than `MAX_PIXELS`.
+    """
+    if not path.is_file():
+        raise PhotoError("not a file" if path.exists() else "no such file")
+    try:
+        with Image.open(path, formats=FORMATS) as photo:
+            if photo.width * photo.height > MAX_PIXELS:
+                raise PhotoError(f"too large: {photo.width}x{photo.height} pixels")
+            on_its_side = _orientation(photo) >= 5
+            original_size = photo.size[::-1] if on_its_side else photo.size
+            room = (DECODE_MARGIN * width, DECODE_MARGIN * height)
+            photo.draft(None, room[::-1] if on_its_side else room)
+            photo.load()
+            upright = ImageOps.exif_transpose(photo) if _orientation(photo) > 1 else photo
+            return _fit(_to_rgb(upright), width, height), original_size
+    except PhotoError:
+        raise
+    except UnidentifiedImageError:
+        raise PhotoError("not a JPEG, PNG, WebP, TIFF or BMP photo") from None
+    except Exception as error:  # over a damaged file a decoder may raise anything
+        raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _orientation(photo: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; from 5 on, the photo lies on its side."""
+    try:
+        return int(photo.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF says nothing against the pixels
+        return 1
+
+
+def _to_rgb(photo: Image.Image) -> Image.Image:
+    if photo.mode.startswith("I"):  # whole numbers of 16 bits, which Pillow would cut off at 255
+        photo = Image.fromarray((np.clip(np.asarray(photo), 0, 65535) // 256).astype(np.uint8))
+    if photo.has_transparency_data:  # a coin that was cut out: lay it on white
+        photo = photo.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+    return photo.convert("RGB")
+
+
+def _fit(photo: Image.Image, width: int, height: int) -> Image.Image:
+    distortion = (photo.width / photo.height) / (width / height)
+    if abs(distortion - 1) <= ASPECT_TOLERANCE:
+        return photo.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(photo)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    colour = tuple(int(value) for value in np.median(border, axis=0))
+    return ImageOps.pad(photo, (width, height), Image.Resampling.BICUBIC, color=colour)

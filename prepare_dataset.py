@@ -1,0 +1,489 @@
+"""Make a dataset from a folder of coin photos: images/<grade>/6000x3000/ -> coin_dataset/{train,val,test}/<grade>/
+
+    python prepare_dataset.py                               70 % train, 10 % val, 20 % test
+    python prepare_dataset.py --dry-run                     only look, write nothing
+    python prepare_dataset.py --source ~/coins --ratios 60 20 20
+
+Photos of one coin stay in one split, so that the test split tells how the model does on coins it has never seen. Run it
+again after adding photos: what is in the dataset stays in its split, and only new or changed photos are decoded.
+coin_dataset/manifest.csv has a row for every photo that was found.
+"""
+
+import argparse
+import csv
+import hashlib
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import threading
+from collections import Counter, defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from tqdm import tqdm
+
+from coinkit.cli import HelpFormatter, UserError, run, usable_cores
+from coinkit.files import link_or_copy
+from coinkit.grades import class_name, scale_order
+from coinkit.photos import PhotoError, find_photos, open_photo
+
+SOURCE = Path("images")
+OUTPUT = Path("coin_dataset")
+PHOTO_FOLDER = "6000x3000"  # of the folders in a grade's folder, the one that is used
+SPLITS = ("train", "val", "test")
+RATIOS = (70, 10, 20)
+SEED = 0
+SIZE = (1024, 512)
+JPEG_QUALITY = 95  # and no chroma subsampling, since toning is a matter of colour
+
+# Photos whose 256-bit perceptual hashes differ in at most this many bits are taken for one coin. On 376 real Morgan
+# dollars, re-encoding a photo changes up to 6 bits, cropping up to 1 % off each edge up to 38; photos of different
+# coins of this one type differ in 44 or more. (tests/test_real_coins.py)
+HASH_SIZE = 16
+SAME_COIN_BITS = 40
+
+# A certificate number as PCGS (7 to 10 digits) or NGC (7 and 3) prints it; a date such as 20240131 is none.
+CERTIFICATE = re.compile(r"(?<!\d)(?!(?:19|20)\d\d[01]\d[0-3]\d(?!\d))(?:\d{7}-\d{3}|\d{7,10})(?!\d)")
+
+ENOUGH = {20: "too few", 50: "usable", 100: "good", float("inf"): "excellent"}  # under this many photos in a grade
+MAX_IMBALANCE = 3
+MAX_LISTED = 20  # photos named on screen; the manifest names them all
+
+EXPECTED = """The photos should lie like this:
+
+    {source}/
+      vf30/
+        {folder}/
+          12345678.jpg
+          ...
+      ms65/
+        {folder}/
+          ..."""
+
+
+@dataclass
+class Photo:
+    """A source photo and what became of it: one row of manifest.csv."""
+
+    source: str
+    grade: str
+    split: str = ""  # empty if it was left out
+    output: str = ""  # its place below the dataset's folder
+    width: int = 0  # of the source, upright, in pixels; 0 if it could not be read
+    height: int = 0
+    digest: str = ""  # SHA-256 of the source file
+    group: str = ""  # photos of one coin have the same
+    reason: str = ""  # why it was left out
+    perceptual_hash: str = ""
+    file_bytes: int = 0  # a photo whose size and time have not changed is not decoded again
+    modified_ns: int = 0
+    preparation: str = ""  # the settings that made the output
+
+
+def main() -> None:
+    """Run the command."""
+    args = parse_arguments()
+    output = args.output.resolve()
+    recover(output)
+    previous = check_output(output, args.source)
+    photos = find_sources(args)
+
+    # Everything is made in a folder beside the dataset, which then takes the dataset's place at once.
+    partial = beside(output, "partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    staging = None if args.dry_run else partial / "staging"
+    if staging:
+        staging.mkdir(parents=True)
+
+    read_photos(photos, previous, output, staging, args)
+    leave_out_same_pictures(photos)
+    find_groups(photos)
+    leave_out_small_grades(photos, args.min_per_grade)
+    assign_splits(photos, [] if args.reshuffle else previous, args.ratios, args.seed)
+    if len({photo.grade for photo in photos if photo.split}) < 2:
+        report_left_out(photos)
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"fewer than 2 grades have usable photos. {expected_tree(args.source)}")
+
+    if staging:
+        name_outputs(photos)
+        for index, photo in enumerate(photos):
+            if photo.split:
+                (partial / photo.output).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(staging / str(index), partial / photo.output)
+        shutil.rmtree(staging)
+        write_manifest(partial, photos)
+        replace_folder(output, partial)
+
+    report_grades(photos)
+    report_left_out(photos)
+    if args.dry_run:
+        print("\nA dry run: nothing was written.")
+    else:
+        data = "" if args.output == OUTPUT else f" --data {args.output}"
+        print(f"\nThe dataset is in {args.output}. Next: python coin_classifier_custom.py{data}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the options of the command line, checked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--source", type=Path, default=SOURCE, help=f"folder with <grade>/{PHOTO_FOLDER}/ folders of photos")
+    add("--output", type=Path, default=OUTPUT, help="folder for the dataset")
+    add("--ratios", type=float, nargs=3, default=RATIOS, metavar=("TRAIN", "VAL", "TEST"), help="shares of the splits")
+    add("--seed", type=int, default=SEED, help="the same seed and photos give the same splits")
+    add("--size", type=int, nargs=2, default=SIZE, metavar=("WIDTH", "HEIGHT"), help="size of the prepared photos")
+    add("--full-size", choices=("link", "copy"), help="keep the photos as they are: hard links to them, or copies")
+    add("--workers", type=int, default=min(usable_cores(), 61), help="processes that read photos (Windows: 61 at most)")
+    add("--min-per-grade", type=int, default=1, help="leave out grades with fewer photos")
+    add("--keep-variants", action="store_true", help="keep au58+ and au58, ms64rb and ms64 apart")
+    add("--reshuffle", action="store_true", help="split anew, even if photos move from train to test")
+    add("--dry-run", action="store_true", help="read and report, but write nothing")
+    args = parser.parse_args()
+    if min(args.ratios) < 0 or args.ratios[0] <= 0:
+        parser.error("--ratios must not be negative, and TRAIN must be above 0")
+    if min(args.size) < 1 or args.workers < 1:
+        parser.error("--size and --workers must be at least 1")
+    return args
+
+
+# ---------------------------------------------------------------- finding and reading photos
+
+
+def find_sources(args: argparse.Namespace) -> list[Photo]:
+    """Return a row for every photo in <source>/<grade>/6000x3000/, sorted by path."""
+    photos = []
+    for folder in sorted(args.source.glob(f"*/{PHOTO_FOLDER}")) if args.source.is_dir() else []:
+        for path in find_photos(folder):
+            photo = Photo(path.as_posix(), class_name(folder.parent.name, args.keep_variants))
+            photo.preparation = args.full_size or f"{args.size[0]}x{args.size[1]} JPEG {JPEG_QUALITY}"
+            try:
+                status = path.stat()
+                photo.file_bytes, photo.modified_ns = status.st_size, status.st_mtime_ns
+            except OSError:
+                pass  # a broken link, say: reading it will give the reason
+            photos.append(photo)
+    if not photos:
+        raise UserError(f"no photo found in {args.source}/<grade>/{PHOTO_FOLDER}/. {expected_tree(args.source)}")
+    return photos
+
+
+def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, staging: Path | None, args) -> None:
+    """Read every photo and put the prepared copy of number N into `staging`/N; with None, write nothing.
+
+    What has not changed since the previous dataset was made is taken from there. A photo that cannot be read gets the
+    reason.
+    """
+    known = {photo.source: photo for photo in previous}
+    jobs = []
+    for index, photo in enumerate(photos):
+        target = staging / str(index) if staging else None
+        old = known.get(photo.source)
+        if old and old.grade == photo.grade:
+            photo.output = old.output  # its name there
+        if old and unchanged(photo, old) and (old.output or not old.width):
+            photo.width, photo.height, photo.digest = old.width, old.height, old.digest
+            photo.perceptual_hash = old.perceptual_hash
+            photo.reason = "" if old.width else old.reason
+            if target and old.width:
+                link_or_copy(dataset / old.output, target)
+        else:
+            jobs.append((index, photo, target, tuple(args.size), args.full_size))
+
+    with (
+        ProcessPoolExecutor(args.workers, initializer=start_worker) as pool,
+        tqdm(total=len(photos), initial=len(photos) - len(jobs), desc="Reading", unit="photo", disable=None) as bar,
+    ):
+        for start in range(0, len(jobs), 1000):  # the pool would queue all jobs of a large collection at once
+            for index, photo in pool.map(read_photo, jobs[start : start + 1000], chunksize=4):
+                photos[index] = photo
+                bar.update()
+
+
+def start_worker() -> None:
+    """Leave Ctrl-C to the main process, and end with it even when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def read_photo(job: tuple) -> tuple[int, Photo]:
+    """Decode, check and hash one photo, and write its prepared copy; in a worker process."""
+    index, photo, target, size, full_size = job
+    source = Path(photo.source)
+    try:
+        picture, (photo.width, photo.height) = open_photo(source, *size)
+        with source.open("rb") as file:
+            photo.digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (PhotoError, OSError) as error:
+        photo.reason = str(error)
+        return index, photo
+    photo.perceptual_hash = str(imagehash.phash(picture, HASH_SIZE))
+    if target and full_size == "link":
+        link_or_copy(source, target)
+    elif target and full_size == "copy":
+        shutil.copy2(source, target)
+    elif target:
+        picture.save(target, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return index, photo
+
+
+def unchanged(photo: Photo, old: Photo) -> bool:
+    """Tell whether a source photo and the way to prepare it are still what they were."""
+    return all(getattr(photo, name) == getattr(old, name) for name in ("file_bytes", "modified_ns", "preparation"))
+
+
+# ---------------------------------------------------------------- what is left out, and which photos belong together
+
+
+def usable(photos: list[Photo]) -> list[Photo]:
+    """Return the photos that have not been left out."""
+    return [photo for photo in photos if not photo.reason]
+
+
+def leave_out_same_pictures(photos: list[Photo]) -> None:
+    """Keep one of the files that are the same picture; none if they are under two grades, since one must be wrong."""
+    by_digest = defaultdict(list)
+    for photo in usable(photos):
+        by_digest[photo.digest].append(photo)
+    for same in by_digest.values():
+        same.sort(key=lambda photo: not photo.output)  # prefer the one that is in the dataset already
+        for photo in same:
+            others = [other for other in same if other.grade != photo.grade]
+            if others:
+                photo.reason = f"the same picture is under {others[0].grade} too: {others[0].source}"
+            elif photo is not same[0]:
+                photo.reason = f"the same picture as {same[0].source}"
+
+
+def find_groups(photos: list[Photo]) -> None:
+    """Name the coin of each photo: near-duplicates, and files that share a certificate number, are of one coin."""
+    photos = usable(photos)
+    pairs = []
+    # Hashes as four 64-bit words each, compared one photo with all after it.
+    words = np.array([[int(photo.perceptual_hash[i : i + 16], 16) for i in range(0, 64, 16)] for photo in photos])
+    words = words.astype(np.uint64).reshape(-1, 4)
+    for index in range(len(photos)):
+        differing_bits = np.bitwise_count(words[index + 1 :] ^ words[index]).sum(axis=1)
+        pairs += [(index, index + 1 + near) for near in np.flatnonzero(differing_bits <= SAME_COIN_BITS)]
+
+    first_with = {}
+    for index, photo in enumerate(photos):
+        if certificate := CERTIFICATE.search(Path(photo.source).stem):
+            pairs.append((first_with.setdefault(certificate[0], index), index))
+
+    rows, columns = np.array(pairs, dtype=int).reshape(-1, 2).T
+    links = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(photos), len(photos)))
+    _, coins = connected_components(links, directed=False)
+    names = {}
+    for photo, coin in zip(photos, coins, strict=True):
+        photo.group = names.setdefault(coin, photo.digest[:16])
+
+
+def leave_out_small_grades(photos: list[Photo], minimum: int) -> None:
+    """Leave out the grades that have fewer than `minimum` usable photos."""
+    counts = Counter(photo.grade for photo in usable(photos))
+    for photo in usable(photos):
+        if counts[photo.grade] < minimum:
+            photo.reason = f"its grade has only {counts[photo.grade]} usable photos (--min-per-grade {minimum})"
+
+
+# ---------------------------------------------------------------- splits
+
+
+def assign_splits(photos: list[Photo], previous: list[Photo], ratios: list[float], seed: int) -> None:
+    """Give each usable photo a split: the one it had, the one of its coin, or else by the ratios within its grade."""
+    split_of_source = {old.source: old.split for old in previous}
+    split_of_digest = {old.digest: old.split for old in previous if old.split}
+    for photo in usable(photos):
+        photo.split = split_of_digest.get(photo.digest) or split_of_source.get(photo.source, "")
+
+    coins = defaultdict(list)
+    for photo in usable(photos):
+        coins[photo.group].append(photo)
+    for coin in coins.values():
+        splits = sorted({photo.split for photo in coin if photo.split})
+        for photo in coin:
+            if not photo.split and len(splits) > 1:
+                photo.reason = f"resembles photos in {' and '.join(splits)}, which are apart (--reshuffle joins them)"
+            elif splits:
+                photo.split = photo.split or splits[0]
+
+    room = {}  # per grade and split, how many photos it still wants
+    for grade in {photo.grade for photo in usable(photos)}:
+        having = [photo.split for photo in usable(photos) if photo.grade == grade]
+        room[grade] = Counter(split_sizes(len(having), ratios))
+        room[grade].subtract(filter(None, having))
+    new_coins = [
+        coin for group, coin in sorted(coins.items()) if not any(photo.split or photo.reason for photo in coin)
+    ]
+    random.Random(seed).shuffle(new_coins)
+    for coin in sorted(new_coins, key=len, reverse=True):
+        split = max(SPLITS, key=lambda split: sum(room[photo.grade][split] for photo in coin))
+        for photo in coin:
+            photo.split = split
+            room[photo.grade][split] -= 1
+
+
+def split_sizes(count: int, ratios: list[float]) -> dict[str, int]:
+    """Return how many of a grade's photos go to each split: by largest remainder, and none empty if it can be."""
+    exact = {split: count * ratio / sum(ratios) for split, ratio in zip(SPLITS, ratios, strict=True)}
+    sizes = {split: int(share) for split, share in exact.items()}
+    for split in sorted(SPLITS, key=lambda split: sizes[split] - exact[split])[: count - sum(sizes.values())]:
+        sizes[split] += 1
+    for split in SPLITS:
+        if exact[split] and not sizes[split] and sizes["train"] > 1:
+            sizes[split] += 1
+            sizes["train"] -= 1
+    return sizes
+
+
+# ---------------------------------------------------------------- the dataset's folder
+
+
+def check_output(output: Path, source: Path) -> list[Photo]:
+    """Return the rows of the dataset that is in `output`, none if there is no dataset.
+
+    Raises:
+        UserError: `output` holds files that are not of a dataset and would be lost.
+    """
+    source = source.resolve()
+    if output == source or output in source.parents:
+        raise UserError(f"--output {output} contains the photos of --source {source}: choose another folder.")
+    photos = read_manifest(output)
+    ours = {output / photo.output for photo in photos} | {output / "manifest.csv"}
+    for path in sorted(output.rglob("*")) if output.exists() else []:
+        if path not in ours and path.is_file() and path.name not in (".DS_Store", "Thumbs.db", "desktop.ini"):
+            raise UserError(
+                f"{path} was not written by this command and would be lost: move it away, or choose another --output."
+            )
+    return photos
+
+
+def name_outputs(photos: list[Photo]) -> None:
+    """Give each photo with a split its place in the dataset; one that has a name there keeps it."""
+    taken = {(photo.grade, Path(photo.output).stem.lower()) for photo in photos if photo.split and photo.output}
+    for photo in photos:
+        if not photo.split:
+            photo.output = ""
+            continue
+        suffix = Path(photo.source).suffix.lower() if photo.preparation in ("link", "copy") else ".jpg"
+        name = Path(photo.output).stem
+        if not name:
+            # Names in any script are fine, but not what some file system refuses.
+            wanted = name = re.sub(r"[^\w.+-]+", "_", Path(photo.source).stem)[:80]
+            number = 2
+            while (photo.grade, name.lower()) in taken:
+                name, number = f"{wanted}_{number}", number + 1
+            taken.add((photo.grade, name.lower()))
+        photo.output = f"{photo.split}/{photo.grade}/{name}{suffix}"
+
+
+def read_manifest(folder: Path) -> list[Photo]:
+    """Return the rows of the dataset in `folder`, none if there is no manifest."""
+    if not (folder / "manifest.csv").is_file():
+        return []
+    with (folder / "manifest.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return [Photo(**{field.name: field.type(row[field.name]) for field in fields(Photo)}) for row in rows]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{folder / 'manifest.csv'} is damaged: move {folder} away and run this again.") from None
+
+
+def write_manifest(folder: Path, photos: list[Photo]) -> None:
+    """Write manifest.csv; file names that are not valid Unicode come back as they were."""
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Photo)])
+        writer.writeheader()
+        writer.writerows(asdict(photo) for photo in photos)
+
+
+def beside(output: Path, word: str) -> Path:
+    """Return the hidden folder beside the dataset that holds the next ("partial") or the "previous" one."""
+    return output.with_name(f".{output.name}.{word}")
+
+
+def replace_folder(output: Path, partial: Path) -> None:
+    """Put the finished `partial` in the place of `output`; whatever goes wrong, one of the two is there."""
+    previous = beside(output, "previous")
+    if output.exists():
+        os.rename(output, previous)
+    try:
+        os.rename(partial, output)
+    except BaseException:
+        recover(output)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def recover(output: Path) -> None:
+    """Put the previous dataset back if a run was killed in the instant between the two renames."""
+    previous = beside(output, "previous")
+    if previous.exists() and not output.exists():
+        os.rename(previous, output)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- what the user is told
+
+
+def expected_tree(source: Path) -> str:
+    """Return a drawing of the folders that this command reads."""
+    return EXPECTED.format(source=source, folder=PHOTO_FOLDER)
+
+
+def report_grades(photos: list[Photo]) -> None:
+    """Print how many photos each grade has in each split, and whether that is enough."""
+    counts = Counter((photo.grade, photo.split) for photo in photos if photo.split)
+    grades = sorted({grade for grade, _ in counts}, key=scale_order)
+    totals = {grade: sum(counts[grade, split] for split in SPLITS) for grade in grades}
+    width = max(map(len, [*grades, "grade"]))
+    print(f"\n{'grade':{width}}  train    val   test  total")
+    for grade in grades:
+        total = totals[grade]
+        word = next(word for limit, word in ENOUGH.items() if total < limit)
+        columns = "".join(f"{number:7}" for number in (*(counts[grade, split] for split in SPLITS), total))
+        bar = "#" * max(1, round(20 * total / max(totals.values())))
+        print(f"{grade:{width}}{columns}  {bar:20}  {word}")
+    columns = "".join(f"{sum(counts[grade, split] for grade in grades):7}" for split in SPLITS)
+    print(f"{'all':{width}}{columns}{sum(totals.values()):7}")
+
+    imbalance = max(totals.values()) / min(totals.values())
+    print(f"\nThe largest grade has {imbalance:.1f} times the photos of the smallest.")
+    if imbalance > MAX_IMBALANCE:
+        print(f"Warning: above {MAX_IMBALANCE}:1 the model leans towards large grades; train with --class-weights.")
+    grades_of = defaultdict(set)
+    for photo in photos:
+        if photo.split:
+            grades_of[photo.group].add(photo.grade)
+    doubtful = [photo.source for photo in photos if len(grades_of[photo.group]) > 1]
+    if doubtful:
+        print_photos("look like one coin, or share a certificate number, under two grades; check them:", doubtful)
+
+
+def report_left_out(photos: list[Photo]) -> None:
+    """Print which photos were left out, and why."""
+    left_out = [photo for photo in photos if photo.reason]
+    if left_out:
+        print_photos("left out:", [f"{photo.source}: {photo.reason}" for photo in left_out])
+
+
+def print_photos(what: str, lines: list[str]) -> None:
+    """Print a heading with the number of photos, and the first of them."""
+    print(f"\n{len(lines)} photos {what}")
+    print("\n".join(f"  {line}" for line in lines[:MAX_LISTED]))
+    if len(lines) > MAX_LISTED:
+        print(f"  ... and {len(lines) - MAX_LISTED} more, all in manifest.csv")
+
+
+if __name__ == "__main__":
+    run(main)

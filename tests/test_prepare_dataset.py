@@ -1,0 +1,218 @@
+import csv
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+from conftest import ROOT, add_photo, draw_photo, run_script
+from PIL import Image
+
+
+def prepare(cwd, *arguments):
+    result = run_script("prepare_dataset.py", *arguments, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return manifest(cwd)
+
+
+def manifest(cwd):
+    with (cwd / "coin_dataset" / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        return {row["source"].removeprefix("images/"): row for row in csv.DictReader(file)}
+
+
+def splits(rows):
+    return {source: row["split"] for source, row in rows.items()}
+
+
+def snapshot(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def fails(cwd, *arguments):
+    result = run_script("prepare_dataset.py", *arguments, cwd=cwd)
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_photos_are_split_by_grade_and_shrunk(images, tmp_path):
+    rows = prepare(tmp_path)
+    assert Counter((row["grade"], row["split"]) for row in rows.values()) == {
+        (grade, split): count for grade in ("vf30", "ms65") for split, count in (("train", 9), ("val", 1), ("test", 2))
+    }
+    for row in rows.values():
+        with Image.open(tmp_path / "coin_dataset" / row["output"]) as photo:
+            assert photo.size == (1024, 512)
+    written = {path.relative_to(tmp_path / "coin_dataset").as_posix() for path in tmp_path.glob("coin_dataset/*/*/*")}
+    assert written == {row["output"] for row in rows.values()}
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "coin_dataset"}
+
+
+def test_the_seed_decides_the_splits(images, tmp_path):
+    first = splits(prepare(tmp_path))
+    assert splits(prepare(tmp_path, "--reshuffle")) == first
+    assert splits(prepare(tmp_path, "--reshuffle", "--seed", 1)) != first
+
+
+def test_photos_of_one_coin_stay_together(images, tmp_path):
+    for seed in range(100, 112):  # the same picture in other encodings, and other pictures of the same certificate
+        draw_photo(seed).resize((480, 240)).save(images / "ms65" / "6000x3000" / f"small{seed}.jpg", quality=60)
+        add_photo(images, "ms65", f"{10000000 + seed}_toned.jpg", 1000 + seed)
+    groups = {}
+    for row in prepare(tmp_path).values():
+        groups.setdefault(row["group"], []).append(row["split"])
+    assert sorted(map(len, groups.values())) == [1] * 12 + [3] * 12
+    assert all(len(set(group)) == 1 for group in groups.values())
+
+
+def test_the_same_picture_is_kept_once_and_never_under_two_grades(images, tmp_path):
+    photos = images / "vf30" / "6000x3000"
+    shutil.copy(photos / "10000000.jpg", photos / "copy.jpg")
+    shutil.copy(photos / "10000001.jpg", images / "ms65" / "6000x3000" / "wrong.jpg")
+    result = run_script("prepare_dataset.py", cwd=tmp_path)
+    rows = manifest(tmp_path)
+    assert [rows[f"vf30/6000x3000/{name}.jpg"]["split"] != "" for name in ("10000000", "copy")] == [True, False]
+    for source in ("vf30/6000x3000/10000001.jpg", "ms65/6000x3000/wrong.jpg"):
+        assert rows[source]["split"] == "" and "same picture" in rows[source]["reason"]
+        assert source in result.stdout
+
+
+def test_a_growing_collection_keeps_its_splits(images, tmp_path):
+    before = prepare(tmp_path)
+    old = tmp_path / "coin_dataset" / before["vf30/6000x3000/10000000.jpg"]["output"]
+    age = old.stat().st_mtime_ns
+    for seed in range(12, 40):
+        add_photo(images, "vf30", f"{10000000 + seed}.jpg", seed)
+    add_photo(images, "g4", "1.jpg", 500)
+    after = prepare(tmp_path)
+    assert {source: after[source]["split"] for source in before} == splits(before)
+    assert Counter(row["split"] for row in after.values() if row["grade"] == "vf30") == {
+        "train": 28, "val": 4, "test": 8,
+    }  # fmt: skip
+    assert old.stat().st_mtime_ns == age, "an unchanged photo was prepared again"
+
+
+def test_a_photo_that_joins_two_splits_is_left_out(images, tmp_path):
+    before = prepare(tmp_path)
+    by_split = {row["split"]: source for source, row in before.items() if row["grade"] == "vf30"}
+    certificate = by_split["test"].split("/")[-1]
+    with Image.open(images / by_split["train"]) as photo:
+        photo.save(images / "vf30" / "6000x3000" / f"again_{certificate}", quality=50)
+    row = prepare(tmp_path)[f"vf30/6000x3000/again_{certificate}"]
+    assert row["split"] == "" and "test and train" in row["reason"]
+
+
+def test_files_of_one_name_from_joined_folders_both_survive(images, tmp_path):
+    add_photo(images, "vf30+", "10000000.jpg", 900)
+    add_photo(images, "VF30", "10000000.png", 901)
+    rows = prepare(tmp_path)
+    outputs = [row["output"] for source, row in rows.items() if "10000000" in source]
+    assert len(set(outputs)) == 3 and all(rows[source]["grade"] in ("vf30", "ms65") for source in rows)
+
+
+def test_odd_photos_become_rgb_and_upright(images, tmp_path):
+    folder = images / "vf30" / "6000x3000"
+    for number, mode in enumerate(("L", "CMYK", "P", "RGBA", "LA", "1", "I;16")):
+        photo = draw_photo(300 + number)
+        if mode == "I;16":
+            photo = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+        elif mode == "LA":
+            photo = photo.convert("L").convert("LA")
+        else:
+            photo = photo.convert(mode)
+        photo.save(folder / f"{mode.replace(';', '')}.{'tif' if mode == 'CMYK' else 'png'}")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees to look at it
+    draw_photo(310).rotate(90, expand=True).save(folder / "turned.jpg", exif=exif, quality=95)
+    draw_photo(310, (240, 120)).save(folder / "upright.png")
+    draw_photo(320, (120, 120)).save(folder / "square.png")
+    rows = prepare(tmp_path)
+    pixels = {}
+    for source, row in rows.items():
+        assert row["split"], row["reason"]
+        with Image.open(tmp_path / "coin_dataset" / row["output"]) as photo:
+            assert (photo.mode, photo.size) == ("RGB", (1024, 512))
+            pixels[source.split("/")[-1]] = np.asarray(photo).astype(int)
+    assert abs(pixels["turned.jpg"] - pixels["upright.png"]).mean() < 3
+    assert (rows["vf30/6000x3000/turned.jpg"]["width"], rows["vf30/6000x3000/turned.jpg"]["height"]) == ("240", "120")
+    assert 60 < pixels["I16.png"].mean() < 200, "16 bits were cut off instead of scaled"
+    assert pixels["square.png"][:, :200].std() < 3, "a square photo was stretched instead of padded"
+
+
+def test_photos_that_cannot_be_used_are_named_and_the_rest_kept(images, tmp_path):
+    folder = images / "vf30" / "6000x3000"
+    whole = (folder / "10000000.jpg").read_bytes()
+    (folder / "short.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("no photo")
+    (folder / "folder.jpg").mkdir()
+    Image.new("1", (20000, 10000)).save(folder / "huge.png")
+    rows = prepare(tmp_path)
+    left_out = {source.split("/")[-1]: row["reason"] for source, row in rows.items() if not row["split"]}
+    assert set(left_out) == {"short.jpg", "empty.jpg", "text.jpg", "folder.jpg", "huge.png"}
+    assert "damaged" in left_out["short.jpg"] and "too large" in left_out["huge.png"]
+    assert sum(row["split"] != "" for row in rows.values()) == 24
+
+
+def test_full_size_files_can_be_kept(images, tmp_path):
+    for way in ("link", "copy"):
+        rows = prepare(tmp_path, "--full-size", way)
+        for source, row in rows.items():
+            output = tmp_path / "coin_dataset" / row["output"]
+            assert output.read_bytes() == (images / source).read_bytes()
+            assert output.samefile(images / source) == (way == "link")
+
+
+def test_a_dry_run_writes_nothing(images, tmp_path):
+    result = run_script("prepare_dataset.py", "--dry-run", cwd=tmp_path)
+    assert "vf30" in result.stdout and "12" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_a_grade_with_few_photos_can_be_left_out(images, tmp_path):
+    add_photo(images, "g04", "1.jpg", 500)
+    add_photo(images, "au58", "2.jpg", 501)
+    add_photo(images, "au58", "3.jpg", 502)
+    rows = prepare(tmp_path, "--min-per-grade", 2)
+    assert {row["grade"] for row in rows.values() if row["split"]} == {"vf30", "ms65", "au58"}
+
+
+def test_no_photos_or_one_grade_is_an_error_that_draws_the_tree(images, tmp_path):
+    shutil.rmtree(images / "ms65")
+    for message in (fails(tmp_path), fails(tmp_path, "--source", "nowhere")):
+        assert "6000x3000/" in message and "12345678.jpg" in message
+    assert not (tmp_path / "coin_dataset").exists()
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(images, tmp_path):
+    (tmp_path / "coin_dataset").mkdir()
+    (tmp_path / "coin_dataset" / "diary.txt").write_text("mine")
+    assert "diary.txt" in fails(tmp_path)
+    assert "choose another" in fails(tmp_path, "--output", "images")
+    assert (tmp_path / "coin_dataset" / "diary.txt").read_text() == "mine"
+
+
+def test_a_killed_run_leaves_the_previous_dataset_whole(images, tmp_path):
+    prepare(tmp_path)
+    before = snapshot(tmp_path / "coin_dataset")
+    for seed in range(200, 260):
+        add_photo(images, "ms65", f"{10000000 + seed}.jpg", seed)
+    command = [sys.executable, str(ROOT / "prepare_dataset.py"), "--workers", "2"]
+    started = time.monotonic()
+    subprocess.run([*command, "--dry-run"], cwd=tmp_path, capture_output=True, check=True)
+    duration = time.monotonic() - started
+    interrupted = 0
+    for moment in (random.Random(0).uniform(0.2, 0.95) for _ in range(6)):
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(moment * duration)
+        process.kill()
+        if process.wait() != 0:
+            interrupted += 1
+            assert snapshot(tmp_path / "coin_dataset") == before
+        else:  # it was done first
+            break
+    assert interrupted
+    assert len(prepare(tmp_path)) == 84
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "coin_dataset"}
