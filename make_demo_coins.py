@@ -1,0 +1,481 @@
+"""Draw synthetic graded coins, to try the toolkit without photos of one's own: demo/images/<grade>/6000x3000/*.jpg
+
+    python make_demo_coins.py                               40 photos each of g06, vf30, au55 and ms65
+    python make_demo_coins.py --grades vf20 vf30 xf40 --per-grade 100
+    python make_demo_coins.py --seed 1 --output other_demo/images
+
+The coin, an owl and a wreath, is no real one. How worn, lustrous, dirty and marked it is follows the number of its
+grade; its toning, the light, the background and the camera do not. The same seed draws the same photos.
+"""
+
+import argparse
+import functools
+import math
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from tqdm import tqdm
+
+from coinkit.cli import HelpFormatter, run, usable_cores
+from coinkit.grades import sheldon_number
+
+OUTPUT = Path("demo/images")
+GRADES = ("g06", "vf30", "au55", "ms65")
+PER_GRADE = 40
+SEED = 0
+PHOTO_FOLDER = "6000x3000"
+PHOTO_SIZE = (6000, 3000)
+JPEG_QUALITY = 90
+
+# How a coin looks at some numbers of the Sheldon scale, from 0 (not at all) to 1; between them, it is interpolated.
+SHELDON = (1, 4, 6, 12, 20, 30, 40, 50, 55, 58, 60, 63, 65, 67, 70)
+WEAR = (1.0, 0.93, 0.89, 0.72, 0.54, 0.38, 0.26, 0.15, 0.1, 0.05, 0, 0, 0, 0, 0)
+LUSTRE = (0, 0, 0, 0, 0, 0, 0.08, 0.25, 0.42, 0.58, 0.68, 0.8, 0.9, 0.95, 1.0)
+DIRT = (0.7, 0.8, 0.85, 1.0, 0.95, 0.8, 0.6, 0.35, 0.22, 0.1, 0.03, 0, 0, 0, 0)
+MARKS = (0.7, 0.65, 0.6, 0.6, 0.55, 0.5, 0.5, 0.5, 0.55, 0.7, 1.0, 0.55, 0.25, 0.1, 0)
+SPREAD = 0.12  # of coins of one grade, as a share of these values
+
+# The colours of silver as its tarnish thickens: none, gold, russet, violet, blue, teal.
+TONING = ((250, 248, 244), (246, 222, 170), (208, 150, 120), (146, 112, 156), (104, 136, 178), (134, 180, 178))
+BACKGROUNDS = ((240, 240, 238), (205, 207, 210), (150, 152, 156), (92, 94, 100), (40, 40, 44), (14, 14, 16))
+
+# A face is drawn in a square of SIZE pixels. Places on it are (right, down) from its centre, in radii of the coin.
+SIZE = 1000
+RADIUS = SIZE / 2.02  # in pixels
+AXIS = (np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2) / RADIUS
+RIGHT, DOWN = AXIS[None, :], AXIS[:, None]
+FROM_CENTRE = np.hypot(RIGHT, DOWN)
+STEEPNESS = 60  # how many pixels high the relief's 1 is to the light
+
+
+def main() -> None:
+    """Run the command."""
+    args = parse_arguments()
+    jobs = []
+    for grade in args.grades:
+        number = sheldon_number(grade.lower())
+        folder = args.output / grade / PHOTO_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        for index in range(args.per_grade):
+            certificate = 10_000_000 + number * 1_000_000 + index
+            jobs.append((folder / f"{certificate}.jpg", number, index, args.seed))
+
+    leave_ctrl_c_to_main = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    with (
+        ProcessPoolExecutor(args.workers, **leave_ctrl_c_to_main) as pool,
+        tqdm(total=len(jobs), desc="Drawing", unit="photo", disable=None) as bar,
+    ):
+        for _ in pool.map(make_photo, jobs):
+            bar.update()
+
+    print(f"{len(jobs)} photos of {len(args.grades)} grades are in {args.output}.", end=" ")
+    print(f"Next: python prepare_dataset.py --source {args.output} --output {args.output.parent / 'coin_dataset'}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the options of the command line, checked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--output", type=Path, default=OUTPUT, help="folder for the photos")
+    add("--grades", nargs="+", default=GRADES, help="names on the Sheldon scale, 1 to 70")
+    add("--per-grade", type=int, default=PER_GRADE, help="photos of each grade")
+    add("--seed", type=int, default=SEED, help="the same seed draws the same photos")
+    add("--workers", type=int, default=min(usable_cores(), 61), help="processes that draw (Windows: 61 at most)")
+    args = parser.parse_args()
+    numbers = [sheldon_number(grade.lower()) for grade in args.grades]
+    for grade, number in zip(args.grades, numbers, strict=True):
+        if number is None:
+            parser.error(f"--grades: {grade!r} is not on the scale of 1 to 70, as vf30 is")
+        if numbers.count(number) > 1:  # they would get the same photos
+            parser.error(f"--grades: more than one has the number {number}")
+    if args.per_grade < 1 or args.workers < 1:
+        parser.error("--per-grade and --workers must be at least 1")
+    if args.seed < 0:
+        parser.error("--seed must not be negative")
+    return args
+
+
+# ---------------------------------------------------------------- a photo
+
+
+class Look(NamedTuple):
+    """What the grade says about a coin; each is about 0 to 1."""
+
+    wear: float
+    lustre: float
+    dirt: float
+    marks: float
+
+
+def make_photo(job: tuple[Path, int, int, int]) -> None:
+    """Draw a photo of both faces of one coin and write it, in a worker process.
+
+    Args:
+        job: the file to write, the number on the Sheldon scale, which of its coins it is, and the seed.
+    """
+    path, number, index, seed = job
+    rng = np.random.default_rng([seed, number, index])
+    grade = (np.interp(number, SHELDON, values) for values in (WEAR, LUSTRE, DIRT, MARKS))
+    look = Look(*(float(value) * rng.normal(1, SPREAD) for value in grade))
+
+    # Nothing from here on tells the grade: on most coins the toning is light, and mostly the light comes from above.
+    toning = [most * rng.uniform() ** 3 for most in (0.25, 0.8, 0.4)]
+    azimuth, elevation = rng.normal(-100, 45), rng.uniform(38, 55)
+    background = rng.choice(BACKGROUNDS) * rng.uniform(0.9, 1.05)
+    radius = RADIUS * rng.uniform(0.82, 0.97)
+    warmth = rng.normal(0, 0.03)
+    exposure = rng.uniform(0.88, 1.08) * np.array((1 + warmth, 1, 1 - warmth), np.float32)
+    noise = rng.uniform(1, 4)
+
+    photo = Image.new("RGB", (2 * SIZE, SIZE))
+    for side, face in enumerate(faces()):
+        turn = rng.normal(0, 5)
+        centre = SIZE / 2 + SIZE * np.clip(rng.normal(0, 0.012, 2), -0.025, 0.025)
+        surface = age(face, look, rng)
+        brightness = shade(surface, look, light_from(azimuth - turn, elevation), rng)
+        coin = brightness[..., None] * metal_colour(toning, look.dirt, rng)
+        half = draw_background(background, light_from(azimuth, elevation), centre, radius)
+        lay_on(half, coin, turn, centre, radius)
+        photo.paste(half, (side * SIZE, 0))
+
+    pixels = np.asarray(photo) * exposure + noise * rng.standard_normal((SIZE, 2 * SIZE, 1), np.float32)
+    partial = path.with_suffix(".partial")
+    to_image(pixels).resize(PHOTO_SIZE, Image.Resampling.BICUBIC).save(partial, "JPEG", quality=JPEG_QUALITY)
+    os.replace(partial, path)
+
+
+def light_from(azimuth: float, elevation: float) -> tuple[float, float, float]:
+    """Return the direction to the light (right, down, up to the camera), of length 1.
+
+    Args:
+        azimuth: where on the edge of the photo it is, in degrees: 0 is right, -90 is above.
+        elevation: how high it stands over the coin, in degrees.
+    """
+    azimuth, elevation = math.radians(azimuth), math.radians(elevation)
+    flat = math.cos(elevation)
+    return flat * math.cos(azimuth), flat * math.sin(azimuth), math.sin(elevation)
+
+
+def draw_background(
+    colour: np.ndarray, light: tuple[float, float, float], centre: np.ndarray, radius: float
+) -> Image.Image:
+    """Return the ground that a coin lies on and its shadow, SIZE x SIZE pixels; centre and radius in pixels."""
+    coarse = np.linspace(0, SIZE, 100)
+    right, down = (coarse[None, :] - centre[0]) / radius, (coarse[:, None] - centre[1]) / radius
+    from_shadow = np.hypot(right + 0.05 * light[0], down + 0.05 * light[1])
+    shadow = 0.6 * np.exp(-np.maximum(from_shadow - 0.97, 0) / 0.08)
+    lit = (1 - shadow) * (1 + 0.12 * (right * light[0] + down * light[1]))
+    return to_image(lit[..., None] * colour).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+
+
+def lay_on(ground: Image.Image, coin: np.ndarray, turn: float, centre: np.ndarray, radius: float) -> None:
+    """Lay a face (SIZE, SIZE, 3), turned clockwise by degrees, onto the ground; centre and radius in pixels."""
+    cut_out = to_image(coin)
+    cut_out.putalpha(to_image(255 * RADIUS * (1 - FROM_CENTRE)))
+    cos, sin = (RADIUS / radius * ratio(math.radians(turn)) for ratio in (math.cos, math.sin))
+    x, y = centre
+    from_ground = (cos, sin, SIZE / 2 - cos * x - sin * y, -sin, cos, SIZE / 2 + sin * x - cos * y)
+    cut_out = cut_out.transform(ground.size, Image.Transform.AFFINE, from_ground, Image.Resampling.BICUBIC)
+    ground.paste(cut_out, mask=cut_out)
+
+
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """Return pixels as an image, grey or RGB; what is below 0 or above 255 is cut off."""
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+# ---------------------------------------------------------------- what time does to a coin
+
+
+class Surface(NamedTuple):
+    """A face as the years have left it; each is (SIZE, SIZE), float32."""
+
+    relief: np.ndarray  # how high it is, 0 to about 1
+    recess: np.ndarray  # how far it lies below its surroundings
+    bare: np.ndarray  # where the mint's surface is rubbed off, 0 to 1
+
+
+def age(face: "Face", look: Look, rng: np.random.Generator) -> Surface:
+    """Wear and mark a face."""
+    wear = np.clip(look.wear * (1 + 0.2 * patches(5, rng)), 0, 1)
+    left = 1 - wear
+
+    # Fine detail goes first, then what stands out from its surroundings is cut off, and in the end all gets flat.
+    to_soft, to_blunt = np.minimum(2 * wear, 1), np.maximum(2 * wear - 1, 0)
+    relief = face.sharp + to_soft * (face.soft - face.sharp) + to_blunt * (face.blunt - face.soft)
+    detail = relief - face.broad
+    limit = 0.015 + 0.5 * left**2
+    relief = (0.1 + 0.9 * left) * face.broad + (0.5 + 0.5 * left) * np.clip(detail, -limit, limit)
+
+    high = np.clip(2.2 * (face.sharp - 0.35), 0, 1)
+    bare = np.minimum(high * np.minimum(8 * wear, 1) + 1.5 * wear, 1)
+    return Surface(relief - dents(look.marks, rng), np.maximum(-detail, 0), bare)
+
+
+def dents(amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Return how deep other coins have hit and scratched a face, (SIZE, SIZE), 0 to 0.07."""
+    picture = Image.new("L", (SIZE, SIZE))
+    draw = ImageDraw.Draw(picture)
+
+    def add_line(x: float, y: float, length: float, angle: float, depth: float, width: int) -> None:
+        right, down = length / 2 * math.cos(angle), length / 2 * math.sin(angle)
+        draw.line((x - right, y - down, x + right, y + down), int(255 * depth), width)
+
+    for _ in range(rng.poisson(70 * amount)):  # contact marks
+        length, width = 2 + rng.exponential(10), int(rng.integers(1, 4))
+        add_line(*rng.uniform(0, SIZE, 2), length, rng.uniform(0, math.pi), rng.uniform(0.1, 1), width)
+    for _ in range(rng.poisson(8 * amount)):  # scratches
+        length, depth = rng.uniform(80, 400), rng.uniform(0.1, 0.35)
+        add_line(*rng.uniform(0, SIZE, 2), length, rng.uniform(0, math.pi), depth, 1)
+    for _ in range(rng.poisson(6 * amount)):  # nicks in the rim, across it
+        angle = rng.uniform(0, 2 * math.pi)
+        x, y = SIZE / 2 + RADIUS * math.cos(angle), SIZE / 2 + RADIUS * math.sin(angle)
+        add_line(x, y, rng.uniform(10, 50), angle + rng.normal(0, 0.5), 1, int(rng.integers(2, 7)))
+    return np.asarray(picture.filter(ImageFilter.GaussianBlur(1.2)), np.float32) * (0.07 / 255)
+
+
+def shade(surface: Surface, look: Look, light: tuple[float, float, float], rng: np.random.Generator) -> np.ndarray:
+    """Return how bright a face is in a light, (SIZE, SIZE), from 0 to somewhat above 1 where it glitters."""
+    slope_down, slope_right = np.gradient(surface.relief * STEEPNESS)
+    upright = 1 / np.sqrt(1 + slope_right**2 + slope_down**2)
+    towards_light = light[0] * slope_right + light[1] * slope_down
+    halfway = math.sqrt((1 + light[2]) / 2)  # the height of the direction midway between the light and the camera
+    lit = np.maximum((light[2] - towards_light) * upright, 0)
+    gleam = np.maximum((halfway - towards_light / (2 * halfway)) * upright, 0) ** 12
+    worn = 0.12 + 0.5 * lit**2 + 0.22 * gleam
+
+    # The metal of a fresh coin has flowed outwards in fine lines. They shine where they lie square to the light, in two
+    # bright wedges that turn with the coin: the cartwheel.
+    from_centre = np.maximum(FROM_CENTRE, 0.05)
+    outwards = (RIGHT * slope_right + DOWN * slope_down) / from_centre
+    sunward = (RIGHT * light[0] + DOWN * light[1]) / from_centre
+    along = (sunward / (2 * halfway) + outwards * halfway) / np.sqrt(1 + outwards**2)
+    cartwheel = np.exp(-((along / 0.24) ** 2))
+    fresh = (0.16 + 0.32 * lit + 0.16 * gleam + 0.42 * cartwheel * upright) * (1 + 0.07 * flow_lines())
+
+    brightness = worn + look.lustre * (1 - surface.bare) * (fresh - worn)
+    brightness *= np.exp(-look.dirt * (1 + 0.25 * patches(6, rng)) * (0.25 + 8 * surface.recess))
+    return 1.28 * brightness * (1 + 0.12 * (RIGHT * light[0] + DOWN * light[1]))
+
+
+def metal_colour(toning: list[float], dirt: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the colours of a face, (SIZE, SIZE, 3), 0 to 255.
+
+    Args:
+        toning: how much there is everywhere, at the rim, and in patches, 0 to 1.
+        dirt: how much it browns the coin, 0 to 1.
+        rng: places the patches.
+    """
+    everywhere, at_rim, in_patches = toning
+    thickness = everywhere + at_rim * FROM_CENTRE**4 * (1 + 0.4 * patches(4, rng))
+    thickness += in_patches * np.maximum(patches(5, rng), 0)
+    steps = np.linspace(0, len(TONING) - 1, 256)
+    colours = np.stack([np.interp(steps, range(len(TONING)), channel) for channel in zip(*TONING, strict=True)], axis=1)
+    colours *= (1, 1 - 0.04 * dirt, 1 - 0.12 * dirt)
+    return colours.astype(np.float32)[np.clip(255 * thickness, 0, 255).astype(np.uint8)]
+
+
+def patches(cells: int, rng: np.random.Generator) -> np.ndarray:
+    """Return soft random patches, (SIZE, SIZE), about -2 to 2; a side is a number of cells long."""
+    noise = Image.fromarray(rng.standard_normal((cells, cells), np.float32))
+    return np.asarray(noise.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+
+
+@functools.cache
+def flow_lines() -> np.ndarray:
+    """Return rays from the centre, as random noise, (SIZE, SIZE), of mean 0 and standard deviation 1."""
+    noise = Image.fromarray(np.random.default_rng(0).standard_normal((SIZE, SIZE), np.float32))
+    rays = np.zeros((SIZE, SIZE), np.float32)
+    for zoom in np.linspace(0.9, 1, 16):  # noise over itself, ever larger, leaves streaks
+        edge = (1 - zoom) * SIZE / 2
+        matrix = (zoom, 0, edge, 0, zoom, edge)
+        rays += np.asarray(noise.transform(noise.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+    return (rays - rays.mean()) / rays.std()
+
+
+# ---------------------------------------------------------------- the design
+
+
+class Face(NamedTuple):
+    """One side of the coin as it was struck, ever more blurred; each is (SIZE, SIZE), float32, from 0 to about 1."""
+
+    sharp: np.ndarray
+    soft: np.ndarray
+    blunt: np.ndarray
+    broad: np.ndarray
+
+
+@functools.cache
+def faces() -> tuple[Face, Face]:
+    """Return the obverse and the reverse. They are the same for all coins; each process makes them once."""
+    obverse, reverse = (Face(*(blur(relief, pixels) for pixels in (1.2, 3, 7, 14))) for relief in (owl(), wreath()))
+    return obverse, reverse
+
+
+def owl() -> np.ndarray:
+    """Return the relief of the obverse: an owl on a branch, and stars. The left half mirrors the right one."""
+    relief = blank()
+    for x, y, size in ((0.56, -0.28, 0.05), (0.66, -0.04, 0.035), (0.5, 0.12, 0.03)):  # stars
+        for degrees in range(-90, 270, 72):
+            x_tip, y_tip = (
+                x + size / 2 * math.cos(math.radians(degrees)),
+                y + size / 2 * math.sin(math.radians(degrees)),
+            )
+            add_petal(relief, x_tip, y_tip, size, size / 2, degrees, 0.3, pointed=True)
+    add_petal(relief, 0.1, 0.43, 0.55, 0.035, -4, 0.4)  # branch
+    for x, y, degrees in ((0.45, 0.33, -50), (0.36, 0.48, 40), (0.53, 0.45, 25), (0.62, 0.35, -15)):
+        add_petal(relief, x, y, 0.1, 0.042, degrees, 0.4, pointed=True)
+    for x in (0.1, 0.05, 0):  # tail
+        add_petal(relief, x, 0.53, 0.14, 0.04, 90 - 120 * x, 0.35, lean=0.3)
+
+    add_petal(relief, 0, 0.07, 0.43, 0.29, 90, 0.6)  # breast
+    add_feathers(relief, 0, 0.05, 0.26, 0.38, 0.062)
+    add_petal(relief, 0.245, 0.09, 0.38, 0.13, 98, 0.55)  # wing
+    wing = relief.copy()
+    for feather in range(6):
+        x, y = 0.16 + 0.03 * feather, 0.27 - 0.017 * feather
+        add_petal(relief, x, y, 0.21, 0.034, 100 - feather, 0.12, lean=0.4, ground=wing)
+    add_feathers(relief, 0.25, -0.02, 0.12, 0.24, 0.052)
+
+    add_petal(relief, 0.17, -0.48, 0.15, 0.065, -62, 0.6, pointed=True)  # ear
+    add_petal(relief, 0, -0.31, 0.26, 0.215, 0, 0.75)  # head
+    add_feathers(relief, 0, -0.31, 0.23, 0.19, 0.039)
+    from_eye, angle = np.hypot(RIGHT - 0.108, DOWN + 0.31), np.arctan2(DOWN + 0.31, RIGHT - 0.108)
+    rays = 0.48 + from_eye + 0.035 * np.cos(36 * angle) * np.clip(14 * from_eye - 0.7, 0, 1)
+    relief = np.where(from_eye < 0.125, rays, relief)
+    add_petal(relief, 0.108, -0.31, 0.058, 0.058, 0, 0.25, ground=0.5)  # eye
+    add_petal(relief, 0.108, -0.31, 0.026, 0.026, 0, 0.12, ground=0.8)
+    add_petal(relief, 0, -0.23, 0.09, 0.04, 90, 0.35, pointed=True, ground=0.62)  # beak
+    for toe in (-1, 0, 1):
+        add_petal(relief, 0.1 + toe * 0.035, 0.44, 0.045, 0.019, 90 - 10 * toe, 0.3, ground=0.35)
+
+    mirror(relief)
+    add_text(relief, "LEARN BY LOOKING", 0.125, -0.79, bend=0.79)
+    add_text(relief, "1970", 0.125, 0.79, bend=-0.79)
+    return relief
+
+
+def wreath() -> np.ndarray:
+    """Return the relief of the reverse: the denomination in a laurel wreath. The left half mirrors the right one."""
+    relief = blank()
+    relief[(np.abs(FROM_CENTRE - 0.565) < 0.012) & (DOWN > -0.5)] = 0.3  # stem
+    for degrees in np.linspace(74, -56, 10):
+        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        add_petal(relief, 0.62 * cos, 0.62 * sin, 0.105, 0.042, degrees - 62, 0.42, pointed=True)
+        add_petal(relief, 0.51 * cos, 0.51 * sin, 0.105, 0.042, degrees - 118, 0.42, pointed=True)
+        add_petal(relief, 0.66 * cos - 0.06 * sin, 0.66 * sin + 0.06 * cos, 0.02, 0.02, 0, 0.4)  # berry
+    add_petal(relief, 0.07, 0.55, 0.08, 0.045, -20, 0.5)  # bow
+    add_petal(relief, 0.08, 0.63, 0.1, 0.03, 50, 0.4)
+    add_petal(relief, 0, 0.57, 0.035, 0.035, 0, 0.6)
+
+    mirror(relief)
+    add_text(relief, "ONE", 0.2, -0.13)
+    add_text(relief, "EPOCH", 0.2, 0.13)
+    add_text(relief, "COINKIT DEMO MINT", 0.125, -0.79, bend=0.79)
+    add_text(relief, "FOR TRAINING", 0.11, 0.79, bend=-0.79)
+    return relief
+
+
+def blank() -> np.ndarray:
+    """Return a relief with a rim and a border of beads, and nothing else yet."""
+    relief = np.where(FROM_CENTRE > 0.945, 0.55, 0.1 * FROM_CENTRE**4)
+    for angle in np.linspace(0, 2 * math.pi, 112, endpoint=False):
+        add_petal(relief, 0.91 * math.cos(angle), 0.91 * math.sin(angle), 0.02, 0.02, 0, 0.35, ground=0.08)
+    return relief
+
+
+def add_petal(
+    relief: np.ndarray,
+    x: float,
+    y: float,
+    length: float,
+    width: float,
+    degrees: float,
+    height: float,
+    pointed: bool = False,
+    lean: float = 0.0,
+    ground: np.ndarray | float = 0.0,
+) -> None:
+    """Lay a dome over what is there: an ellipse, or a leaf that is pointed at both ends.
+
+    Args:
+        relief: to be changed, (SIZE, SIZE).
+        x, y: its middle.
+        length, width: from its middle to its ends and to its sides.
+        degrees: where its tip points; 0 is right, 90 is down.
+        height: of the dome.
+        pointed: a leaf.
+        lean: how much higher the dome is at the tip, and lower at the other end.
+        ground: what it stands on, (SIZE, SIZE) or the same everywhere.
+    """
+    reach = max(length, width)
+    rows, columns = (slice(*np.searchsorted(AXIS, (middle - reach, middle + reach))) for middle in (y, x))
+    right, down = RIGHT[:, columns] - x, DOWN[rows] - y
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    along, across = (right * cos + down * sin) / length, (down * cos - right * sin) / width
+    inside = 1 - along**2 - (np.abs(across) if pointed else across**2)
+    dome = height * np.sqrt(np.maximum(inside, 0)) * (1 + lean * along)
+    base = np.broadcast_to(ground, relief.shape)[rows, columns]
+    relief[rows, columns] = np.where(inside > 0, base + dome, relief[rows, columns])
+
+
+def add_feathers(relief: np.ndarray, x: float, y: float, width: float, height: float, size: float) -> None:
+    """Cover an ellipse with rows of feathers, from the lowest to the highest, each lying over the one below."""
+    ground = relief.copy()
+    rows, columns = int(height / size), int(width / size) + 1
+    for row in range(rows, -rows - 1, -1):
+        for column in range(-columns, columns + 1):
+            right, down = (column + row % 2 / 2) * size, row * size
+            if (right / width) ** 2 + (down / height) ** 2 < 1:
+                add_petal(relief, x + right, y + down, 0.84 * size, 0.6 * size, 90, 2 * size, lean=0.7, ground=ground)
+
+
+def mirror(relief: np.ndarray) -> None:
+    """Make the left half the mirror image of the right one."""
+    relief[:, : SIZE // 2] = relief[:, : SIZE // 2 - 1 : -1]
+
+
+def add_text(relief: np.ndarray, text: str, size: float, y: float, bend: float = 1000.0) -> None:
+    """Raise letters, their middle below (y > 0) or above the centre, on a circle.
+
+    Args:
+        relief: to be changed, (SIZE, SIZE).
+        text: what to write.
+        size: of the font.
+        y: where the middle of the text is.
+        bend: radius of the circle; negative if the letters stand on its inside. A large one makes the line straight.
+    """
+    unit = 2 * RADIUS  # drawn twice as large, for smooth edges
+    pixels = size * unit
+    font = ImageFont.load_default(pixels)
+    advances = [(font.getlength(letter) + 0.16 * pixels) / unit for letter in text]
+    picture = Image.new("L", (2 * SIZE, 2 * SIZE))
+    position = -sum(advances) / 2
+    for letter, advance in zip(text, advances, strict=True):
+        turn = (position + advance / 2) / bend
+        position += advance
+        glyph = Image.new("L", (int(2 * pixels), int(2 * pixels)))
+        baseline = (pixels, 1.36 * pixels)  # puts the middle of a capital letter in the middle
+        ImageDraw.Draw(glyph).text(baseline, letter, 255, font, "ms", stroke_width=round(pixels / 24))
+        left = SIZE + unit * bend * math.sin(turn) - pixels
+        top = SIZE + unit * (y + bend * (1 - math.cos(turn))) - pixels
+        glyph = glyph.rotate(-math.degrees(turn), Image.Resampling.BICUBIC)
+        picture.paste(255, (round(left), round(top)), glyph)
+    letters = np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BOX))
+    np.maximum(relief, 0.42 / 255 * letters, out=relief)
+
+
+def blur(relief: np.ndarray, pixels: float) -> np.ndarray:
+    """Return a relief blurred by a Gaussian of that standard deviation."""
+    frequencies = np.fft.fftfreq(SIZE)[:, None] ** 2 + np.fft.rfftfreq(SIZE) ** 2
+    damping = np.exp(-2 * (math.pi * pixels) ** 2 * frequencies)
+    return np.fft.irfft2(np.fft.rfft2(relief) * damping, relief.shape).astype(np.float32)
+
+
+if __name__ == "__main__":
+    run(main)
