@@ -33,7 +33,7 @@ from tqdm import tqdm
 from coinkit.cli import HelpFormatter, UserError, run, usable_cores
 from coinkit.files import link_or_copy
 from coinkit.grades import class_name, scale_order
-from coinkit.photos import PhotoError, find_photos, open_photo
+from coinkit.photos import PhotoError, find_photos, map_ahead, open_photo
 
 SOURCE = Path("images")
 OUTPUT = Path("coin_dataset")
@@ -202,10 +202,9 @@ def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, stagi
         ProcessPoolExecutor(args.workers, initializer=start_worker) as pool,
         tqdm(total=len(photos), initial=len(photos) - len(jobs), desc="Reading", unit="photo", disable=None) as bar,
     ):
-        for start in range(0, len(jobs), 1000):  # the pool would queue all jobs of a large collection at once
-            for index, photo in pool.map(read_photo, jobs[start : start + 1000], chunksize=4):
-                photos[index] = photo
-                bar.update()
+        for index, photo in map_ahead(pool, read_photo, jobs, ahead=8 * args.workers):
+            photos[index] = photo
+            bar.update()
 
 
 def start_worker() -> None:

@@ -4,7 +4,11 @@ A photo comes out upright, RGB and of the size asked for. The JPEG decoder does 
 18-megapixel photo is never decoded at full size to become 1024x512.
 """
 
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -62,6 +66,17 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
         raise PhotoError("not a JPEG, PNG, WebP, TIFF or BMP photo") from None
     except Exception as error:  # over a damaged file a decoder may raise anything
         raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def map_ahead(pool: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator[Any]:
+    """Yield function(item) for each item, in order, while the pool works on the next `ahead` items and no more."""
+    pending = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def _orientation(photo: Image.Image) -> int:

@@ -1,0 +1,693 @@
+"""Train a CNN from scratch to grade coins: coin_dataset/ -> coin_classifier_custom_best.pth
+
+    python coin_classifier_custom.py                      with the settings below
+    python coin_classifier_custom.py --preset small       for a computer without a GPU
+    python coin_classifier_custom.py --resume             go on where the last run stopped
+    tensorboard --logdir=runs                             watch it
+
+Every setting below is a flag as well. Whatever is random in a step follows from the seed and the number of the step, so
+a run that was stopped and resumed ends as if it had not been.
+"""
+
+import argparse
+import inspect
+import math
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from coinkit.batches import (
+    AUGMENTATIONS,
+    PhotoReader,
+    Split,
+    augment,
+    find_classes,
+    find_split,
+    normalise,
+    read_batches,
+)
+from coinkit.cli import HelpFormatter, UserError, run, usable_cores
+from coinkit.devices import choose_dtype, find_device
+from coinkit.figures import photo_grid
+from coinkit.files import link_or_copy, written_whole
+from coinkit.grades import sheldon_number
+from coinkit.metrics import Score, score
+
+# Image size (keeps 2:1 aspect ratio)
+IMAGE_WIDTH = 512  # Original: 6000
+IMAGE_HEIGHT = 256  # Original: 3000
+
+# Training parameters
+BATCH_SIZE = 4  # Reduce if out of memory
+NUM_EPOCHS = 50  # Increase for more training
+LEARNING_RATE = 0.001  # Adjust if not converging
+ACCUMULATE = 1  # batches whose gradients make one step
+WARMUP = 0.05  # share of the steps in which the learning rate rises; after that it falls along a cosine
+WEIGHT_DECAY = 0.05
+CLIP_GRAD_NORM = 1.0  # 0 leaves gradients as they are
+LABEL_SPREAD = 0.7  # how far a label reaches to its neighbours, as a standard deviation in grades; 0 for hard labels
+AUGMENT = "normal"  # a key of AUGMENTATIONS
+PATIENCE = 0  # stop after so many epochs without a better validation accuracy; 0 never stops early
+SEED = 0
+CACHE_GB = 2.0  # memory for decoded photos; those beyond it are decoded again in each epoch
+
+# Architecture
+CHANNELS = (64, 128, 256, 512, 512)  # of each block; 4 numbers drop block 5, 6 add a block
+FC_FEATURES = (2048, 1024)  # outputs of fc1 and fc2
+DROPOUT = 0.5
+ACTIVATION = "relu"  # a key of ACTIVATIONS
+
+PRESETS = {
+    "small": {"image_width": 256, "image_height": 128, "batch_size": 2},  # CPU, or GPU below 8 GB
+    "medium": {"image_width": 512, "image_height": 256, "batch_size": 4},  # GPU of 8 to 16 GB
+    "large": {"image_width": 1024, "image_height": 512, "batch_size": 8},  # GPU above 16 GB
+}
+ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.2)}
+
+NORM_GROUPS = 16
+MAX_FEATURE_MAP = (16, 8)  # width and height; a larger last feature map is pooled to this, so that fc1 stays as it is
+FULL_RATE_INPUTS = 576  # a layer with more inputs than this (64 channels, 3x3) gets a smaller learning rate
+
+SPLITS = ("train", "val", "test")
+DATA = Path("coin_dataset")
+RUNS = Path("runs")
+BEST = "coin_classifier_custom_best.pth"
+LAST = "coin_classifier_custom_last.pth"
+FORMAT_VERSION = 1
+MAX_SAVING_SHARE = 0.02  # of the time may go into checkpoints that are not better than the best one
+SAVE_EVERY = 600  # seconds, in the middle of an epoch
+SHOWN_PHOTOS = 16  # augmented training photos in TensorBoard
+
+
+# ---------------------------------------------------------------- the network
+
+
+class StandardiseFaces(nn.Module):
+    """Take the light and the camera out of a photo: bring each face, one half of it, to mean 0 and deviation 1."""
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """Return photos (N, 3, H, W), each half with mean 0 and deviation 1 over its colours and pixels."""
+        faces = photos.unflatten(3, (2, -1))
+        deviation, mean = torch.std_mean(faces, dim=(1, 2, 4), keepdim=True)
+        return ((faces - mean) / (deviation + 1e-3)).flatten(3)
+
+
+class Residual(nn.Module):
+    """A block with a skip connection: its input, halved in size, is added to its output through a 1x1 convolution."""
+
+    def __init__(self, block: nn.Module, in_channels: int, out_channels: int):
+        super().__init__()
+        self.block = block
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, out_channels, H / 2, W / 2) of x (N, in_channels, H, W)."""
+        return self.block(x) + self.shortcut(F.avg_pool2d(x, 2))
+
+
+class CoinClassifier(nn.Module):
+    """A VGG-style network for photos of 2:1: five blocks of convolutions, then three fully connected layers.
+
+    Args:
+        num_classes: how many grades.
+        image_width, image_height: size of the photos, in pixels.
+        channels: of each block; 4 numbers drop block 5, 6 add a block.
+        fc_features: outputs of fc1 and fc2.
+        dropout: share of features dropped after fc1 and after fc2.
+        activation: a key of `ACTIVATIONS`.
+        residual: give each block a skip connection.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_width: int = IMAGE_WIDTH,
+        image_height: int = IMAGE_HEIGHT,
+        channels: tuple[int, ...] = CHANNELS,
+        fc_features: tuple[int, int] = FC_FEATURES,
+        dropout: float = DROPOUT,
+        activation: str = ACTIVATION,
+        residual: bool = False,
+    ):
+        super().__init__()
+        self.image_width, self.image_height = image_width, image_height
+
+        def conv_block(in_channels: int, out_channels: int, convs: int) -> nn.Module:
+            # Group norm (Wu & He 2018, arXiv 1803.08494) does not depend on the batch, which is as small as 2 here.
+            layers = []
+            for inputs in [in_channels] + [out_channels] * (convs - 1):
+                layers += [
+                    nn.Conv2d(inputs, out_channels, 3, padding=1, bias=False),
+                    nn.GroupNorm(math.gcd(NORM_GROUPS, out_channels), out_channels),
+                    ACTIVATIONS[activation](),
+                ]
+            block = nn.Sequential(*layers, nn.MaxPool2d(2, 2))
+            return Residual(block, in_channels, out_channels) if residual else block
+
+        # Each block halves width and height: 512x256 -> 256x128 -> 128x64 -> 64x32 -> 32x16 -> 16x8
+        self.standardise = StandardiseFaces()
+        self.conv_block1 = conv_block(3, channels[0], convs=2)
+        self.conv_block2 = conv_block(channels[0], channels[1], convs=2)
+        self.conv_block3 = conv_block(channels[1], channels[2], convs=3)
+        self.conv_block4 = conv_block(channels[2], channels[3], convs=3)
+        self.conv_block5 = conv_block(channels[3], channels[4], convs=2) if len(channels) > 4 else nn.Identity()
+        self.conv_block6 = conv_block(channels[4], channels[5], convs=2) if len(channels) > 5 else nn.Identity()
+
+        width = min(image_width >> len(channels), MAX_FEATURE_MAP[0])
+        height = min(image_height >> len(channels), MAX_FEATURE_MAP[1])
+        self.pool = nn.AdaptiveAvgPool2d((height, width))
+        self.fc1 = nn.Linear(channels[-1] * height * width, fc_features[0])
+        self.dropout1 = nn.Dropout(dropout)
+        self.fc2 = nn.Linear(fc_features[0], fc_features[1])
+        self.dropout2 = nn.Dropout(dropout)
+        self.fc3 = nn.Linear(fc_features[1], num_classes)
+        self.activation = ACTIVATIONS[activation]()
+
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # He et al. 2015, arXiv 1502.01852
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.fc3.weight)  # start without an opinion
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """Return logits (N, num_classes) of photos (N, 3, H, W) as `normalise` returns them."""
+        x = self.standardise(photos)
+        x = self.conv_block1(x)
+        x = self.conv_block2(x)
+        x = self.conv_block3(x)
+        x = self.conv_block4(x)
+        x = self.conv_block5(x)
+        x = self.conv_block6(x)
+        x = self.pool(x).flatten(1)
+        x = self.dropout1(self.activation(self.fc1(x)))
+        x = self.dropout2(self.activation(self.fc2(x)))
+        return self.fc3(x)
+
+
+# What rebuilds a network, beside the number of classes: the names of options, and keys of a checkpoint.
+ARCHITECTURE = tuple(inspect.signature(CoinClassifier).parameters)[1:]
+
+
+# ---------------------------------------------------------------- learning
+
+
+def soft_labels(classes: list[str], spread: float) -> Tensor:
+    """Return a row of target probabilities for each class: most on itself, some on its neighbours on the scale.
+
+    A Gaussian over the distance in grades (Diaz & Marathe 2019, "Soft Labels for Ordinal Regression"). Classes that are
+    not on the scale, and all with spread 0, have hard labels.
+    """
+    on_scale = torch.tensor([sheldon_number(name) is not None for name in classes])
+    places = torch.arange(len(classes), dtype=torch.float)
+    distance = places[:, None] - places
+    near = torch.exp(-0.5 * (distance / spread) ** 2) if spread else torch.eye(len(classes))
+    near = torch.where(on_scale[:, None] & on_scale, near, torch.eye(len(classes)))
+    return near / near.sum(dim=1, keepdim=True)
+
+
+def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
+    """Return AdamW with a learning rate for each layer.
+
+    Adam moves every weight by about the learning rate, so a layer's output moves in proportion to its number of
+    inputs: with one rate for all, fc1 with its 65,536 jumps about while the convolutions stand still. Weights of more
+    than `FULL_RATE_INPUTS` inputs therefore get a rate that much smaller (Yang et al. 2022, "Tensor Programs V",
+    arXiv 2203.03466, table 8). What is no weight of a layer (biases, scales of norms) does not decay.
+    """
+    groups = {}
+    for parameter in model.parameters():
+        is_weight = parameter.ndim > 1
+        inputs = parameter[0].numel() if is_weight else 1
+        rate = learning_rate * min(1, FULL_RATE_INPUTS / inputs)
+        group = {"params": [], "lr": rate, "full_lr": rate, "weight_decay": weight_decay if is_weight else 0.0}
+        groups.setdefault((rate, is_weight), group)["params"].append(parameter)
+    return torch.optim.AdamW(groups.values(), fused=fused)
+
+
+def learning_rate_factor(progress: float, warmup: float) -> float:
+    """Return the share of the full learning rate at a progress of 0 to 1: a linear rise, then half a cosine to 0."""
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+@dataclass
+class Progress:
+    """How far a run has come: plain values that go into its checkpoints."""
+
+    log_dir: str
+    steps: int = 0  # taken, over all epochs
+    epochs: int = 0  # finished and validated
+    best_epoch: int = 0
+    best_val_acc: float = 0.0
+    best_val_loss: float = math.inf
+    # Of the epoch at hand, so that it can be stopped in the middle:
+    seen: int = 0  # photos
+    loss_sum: float = 0.0
+    correct: int = 0
+    seconds: float = 0.0
+
+
+class RunLog:
+    """What TensorBoard shows of a run: curves of training and of validation, which share their charts."""
+
+    def __init__(self, folder: Path, first_epoch: int):
+        from torch.utils.tensorboard import SummaryWriter  # here, since it takes a second that predict.py can save
+
+        # After a resume, purge_step hides what an interrupted run had logged beyond its last checkpoint.
+        self.train = SummaryWriter(folder / "train", purge_step=first_epoch)
+        self.val = SummaryWriter(folder / "val", purge_step=first_epoch)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.train.close()
+        self.val.close()
+
+    def start(self, config: dict, examples: np.ndarray) -> None:
+        """Log the options as a table, and a picture (height, width, 3) of what the network will see."""
+        rows = [f"| {name} | {value} |" for name, value in config.items()]
+        self.train.add_text("config", "\n".join(["| option | value |", "| --- | --- |", *rows]))
+        self.train.add_image("augmented training photos", examples, dataformats="HWC")
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved where it is."""
+
+
+class Trainer:
+    """One run: the network, what teaches it, and how far it has come."""
+
+    def __init__(self, args: argparse.Namespace, classes: list[str], device: torch.device):
+        self.args, self.classes, self.device = args, classes, device
+        self.dtype = choose_dtype(args.precision, device)
+        self.memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
+        self.architecture = {name: getattr(args, name) for name in ARCHITECTURE}
+        torch.manual_seed(args.seed)
+        self.model = CoinClassifier(len(classes), **self.architecture)
+        self.model.to(device, memory_format=self.memory_format)
+        self.optimizer = make_optimizer(self.model, args.learning_rate, args.weight_decay, args.fused)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.read = PhotoReader(args.image_width, args.image_height, args.cache_gb)
+        self.pool = ThreadPoolExecutor(usable_cores())
+        self.targets = soft_labels(classes, args.label_spread).to(device)
+        self.class_weights = torch.ones(len(classes), device=device)
+        self.progress = Progress(log_dir=str(args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S}"))
+        self.stop = threading.Event()
+        self.last_save, self.seconds_to_save = time.perf_counter(), 0.0
+
+    def fit(self, train: Split, val: Split) -> None:
+        """Train to the last epoch, or until it gets no better; keep the best epoch in `BEST`, the last in `LAST`.
+
+        Raises:
+            Stopped: the user asked for it; the run can go on from `LAST`.
+        """
+        args, progress = self.args, self.progress
+        with RunLog(Path(progress.log_dir), first_epoch=progress.epochs + 1) as log:
+            if not progress.steps:
+                set_aside(args.output / BEST, args.output / LAST)
+                log.start(plain_config(args), self.example_photos(train))
+            try:
+                while progress.epochs < args.num_epochs:
+                    self.train_epoch(train)
+                    val_loss, val_score = self.evaluate(val) if val.paths else (math.nan, None)
+                    self.end_epoch(log, val_loss, val_score)
+                    if args.patience and progress.epochs - progress.best_epoch >= args.patience:
+                        print(f"No better validation accuracy in {args.patience} epochs: stopped early.")
+                        break
+            except Stopped:
+                self.save()
+                raise
+        self.save()
+
+    def train_epoch(self, split: Split) -> None:
+        """Go through an epoch, from the step that the run is at."""
+        args, progress = self.args, self.progress
+        batch_size = args.batch_size * args.accumulate
+        steps_per_epoch = math.ceil(len(split.paths) / batch_size)
+        shuffle = torch.Generator().manual_seed(seed_of(args.seed, progress.epochs, 1))
+        order = torch.randperm(len(split.paths), generator=shuffle)[progress.seen :]
+        self.model.train()
+        before, started = progress.seconds, time.perf_counter()
+        with tqdm(
+            desc=f"Epoch {progress.epochs + 1}/{args.num_epochs}",
+            total=len(split.paths),
+            initial=progress.seen,
+            unit="photo",
+            leave=False,
+            disable=None,
+        ) as bar:
+            for photos, labels in read_batches(split, order, batch_size, self.read, self.pool):
+                self.train_step(photos, labels, args.num_epochs * steps_per_epoch)
+                progress.seconds = before + time.perf_counter() - started
+                steps_left = args.num_epochs * steps_per_epoch - progress.steps
+                bar.update(len(photos))
+                bar.set_postfix_str(
+                    f"loss {progress.loss_sum / progress.seen:.3f}, accuracy {progress.correct / progress.seen:.3f}, "
+                    f"rate {self.learning_rate():.1e}, all done in "
+                    f"{tqdm.format_interval(steps_left * batch_size * progress.seconds / progress.seen)}"
+                )
+                if time.perf_counter() - self.last_save > SAVE_EVERY:
+                    self.save()
+                self.check_stop()
+
+    def train_step(self, photos: Tensor, labels: Tensor, total_steps: int) -> None:
+        """Learn from one batch: photos (N, 3, H, W), uint8, and labels (N,)."""
+        args, progress = self.args, self.progress
+        torch.manual_seed(seed_of(args.seed, progress.steps))  # of the augmentation and of dropout
+        factor = learning_rate_factor((progress.steps + 1) / (total_steps + 1), args.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * group["full_lr"]
+
+        photos, labels = photos.to(self.device), labels.to(self.device)
+        photos = augment(photos, args.augment)
+        for part, part_labels in zip(photos.split(args.batch_size), labels.split(args.batch_size), strict=True):
+            losses, logits = self.losses(part, part_labels)
+            loss = (losses * self.class_weights[part_labels]).sum() / len(photos)
+            self.scaler.scale(loss).backward()
+            progress.loss_sum += losses.sum().item()
+            progress.correct += (logits.argmax(1) == part_labels).sum().item()
+        if args.clip_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), args.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        progress.seen += len(photos)
+        progress.steps += 1
+
+    def losses(self, photos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the losses (N,) and logits (N, classes) of photos (N, 3, H, W), bytes or 0.0 to 1.0."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            logits = self.model(normalise(photos).to(memory_format=self.memory_format)).float()
+        return F.cross_entropy(logits, self.targets[labels], reduction="none"), logits
+
+    @torch.inference_mode()
+    def evaluate(self, split: Split) -> tuple[float, Score]:
+        """Return the mean loss and the score of a split that is not empty."""
+        self.model.eval()
+        loss_sum, predicted = 0.0, []
+        order = torch.arange(len(split.paths))
+        for photos, labels in read_batches(split, order, self.args.batch_size, self.read, self.pool):
+            losses, logits = self.losses(photos.to(self.device), labels.to(self.device))
+            loss_sum += losses.sum().item()
+            predicted.append(logits.argmax(1).cpu())
+            self.check_stop()
+        return loss_sum / len(split.paths), score(torch.cat(predicted).numpy(), split.labels.numpy())
+
+    def end_epoch(self, log: "RunLog", val_loss: float, val_score: Score | None) -> None:
+        """Log an epoch, and save it if it is the best one; without validation photos, the latest is the best."""
+        args, progress = self.args, self.progress
+        progress.epochs += 1
+        loss, accuracy = progress.loss_sum / progress.seen, progress.correct / progress.seen
+        rate, photos_per_second = self.learning_rate(), progress.seen / progress.seconds
+        log.train.add_scalar("loss", loss, progress.epochs)
+        log.train.add_scalar("accuracy", accuracy, progress.epochs)
+        log.train.add_scalar("learning rate", rate, progress.epochs)
+        log.train.add_scalar("photos per second", photos_per_second, progress.epochs)
+        line = f"Epoch {progress.epochs:{len(str(args.num_epochs))}}/{args.num_epochs}   loss {loss:.3f}"
+        if val_score:
+            log.val.add_scalar("loss", val_loss, progress.epochs)
+            log.val.add_scalar("accuracy", val_score.exact, progress.epochs)
+            line += f" (validation {val_loss:.3f})   accuracy {accuracy:.3f} (validation {val_score.exact:.3f})"
+        else:
+            line += f"   accuracy {accuracy:.3f}"
+        line += f"   rate {rate:.1e}   {photos_per_second:.1f} photos/s"
+
+        progress.seen, progress.loss_sum, progress.correct, progress.seconds = 0, 0.0, 0, 0.0
+        better = not val_score or (val_score.exact, -val_loss) > (progress.best_val_acc, -progress.best_val_loss)
+        if better:
+            progress.best_epoch = progress.epochs
+            if val_score:
+                progress.best_val_acc, progress.best_val_loss = val_score.exact, val_loss
+            line += "   best"
+        print(line, flush=True)
+        if better:
+            self.save()
+            with written_whole(args.output / BEST) as partial:
+                link_or_copy(args.output / LAST, partial)
+        elif (time.perf_counter() - self.last_save) * MAX_SAVING_SHARE > self.seconds_to_save:
+            self.save()
+
+    def save(self) -> None:
+        """Write `LAST`: tensors and plain values, for predict.py and to go on from."""
+        started = time.perf_counter()
+        checkpoint = {
+            "format_version": FORMAT_VERSION,
+            "model_state_dict": self.model.state_dict(),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "scaler_state_dict": self.scaler.state_dict(),
+            "best_val_acc": self.progress.best_val_acc,
+            "classes": self.classes,
+            "architecture": self.architecture,
+            "config": plain_config(self.args),
+            "progress": asdict(self.progress),
+        }
+        with written_whole(self.args.output / LAST) as partial:
+            torch.save(checkpoint, partial)
+        self.last_save = time.perf_counter()
+        self.seconds_to_save = self.last_save - started
+
+    def load(self, checkpoint: dict) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            UserError: it is of other grades or of another architecture.
+        """
+        if checkpoint["classes"] != self.classes:
+            raise UserError(f"the run to resume has other grades than {self.args.data}; train without --resume.")
+        if checkpoint["architecture"] != self.architecture:
+            raise UserError("the run to resume has another architecture than these options; train without --resume.")
+        self.model.load_state_dict(checkpoint["model_state_dict"])
+        full_rates = [group["full_lr"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+        for group, rate in zip(self.optimizer.param_groups, full_rates, strict=True):
+            group["full_lr"] = rate  # --learning-rate may have changed
+        self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
+        self.progress = Progress(**checkpoint["progress"])
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the last step, in layers of few inputs."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
+    def example_photos(self, split: Split) -> np.ndarray:
+        """Return some augmented photos with their grades, as a picture (height, width, 3), uint8."""
+        torch.manual_seed(self.args.seed)
+        shown = torch.randperm(len(split.paths))[:SHOWN_PHOTOS]
+        photos, labels = next(read_batches(split, shown, SHOWN_PHOTOS, self.read, self.pool))
+        photos = (augment(photos, self.args.augment) * 255).byte().permute(0, 2, 3, 1).numpy()
+        return photo_grid(photos, [self.classes[label] for label in labels])
+
+    def ask_to_stop(self, *_: object) -> None:
+        """Handle Ctrl-C and SIGTERM: save after the step at hand; the next Ctrl-C stops at once."""
+        self.stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def check_stop(self) -> None:
+        """Raise Stopped if the user has asked for it."""
+        if self.stop.is_set():
+            raise Stopped
+
+
+# ---------------------------------------------------------------- checkpoints and machines
+
+
+def load_checkpoint(path: Path, mmap: bool = True) -> dict:
+    """Return a checkpoint; nothing in it is executed.
+
+    Args:
+        path: where it is.
+        mmap: map its tensors from the file, so that only what is used is read. Not if the file is to be replaced.
+
+    Raises:
+        UserError: there is none, or it was not written by this program.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint {path}: train one with python coin_classifier_custom.py, or name another.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # over a damaged or foreign file anything may be raised
+        raise UserError(f"{path} is damaged, or no checkpoint of this program ({type(error).__name__}).") from None
+    if not isinstance(checkpoint, dict) or "format_version" not in checkpoint:
+        raise UserError(f"{path} is no checkpoint of this program.")
+    if checkpoint["format_version"] != FORMAT_VERSION:
+        raise UserError(f"{path} was written by another version of this program: use that one, or train again.")
+    return checkpoint
+
+
+def build_model(checkpoint: dict, path: Path) -> CoinClassifier:
+    """Return the trained network of a checkpoint that was loaded from `path`, ready to predict.
+
+    Raises:
+        UserError: parts of it are missing, or do not fit together.
+    """
+    try:
+        with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
+            model = CoinClassifier(len(checkpoint["classes"]), **checkpoint["architecture"])
+        model.load_state_dict(checkpoint["model_state_dict"], assign=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path} does not hold together ({reason}): use another checkpoint, or train again.") from None
+    return model.eval()
+
+
+def set_aside(*checkpoints: Path) -> None:
+    """Rename the checkpoints of an earlier run, so that a new one does not write over them."""
+    for path in checkpoints:
+        if path.exists():
+            kept = path.with_suffix(".previous.pth")
+            os.replace(path, kept)
+            print(f"{path} of an earlier run is kept as {kept.name}.")
+
+
+def seed_of(*numbers: int) -> int:
+    """Return a seed that follows from numbers, without likeness between neighbours."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def plain_config(args: argparse.Namespace) -> dict:
+    """Return the options as values that a checkpoint may hold; those of one call only are left out."""
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(args).items()
+        if name not in ("resume", "preset")
+    }
+
+
+# ---------------------------------------------------------------- the command
+
+
+def main() -> int | None:
+    """Run the command."""
+    args, checkpoint = parse_arguments()
+    classes = find_classes(args.data)
+    train, val, test = (find_split(args.data / split, classes) for split in SPLITS)
+    trainer = Trainer(args, classes, find_device(args.device))
+    if args.class_weights:
+        trainer.class_weights = balanced_weights(train.labels, len(classes)).to(trainer.device)
+    if checkpoint:
+        trainer.load(checkpoint)
+        checkpoint.clear()  # as large as the network and the optimiser
+    for stop_signal in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop_signal, trainer.ask_to_stop)
+
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    print(f"Photos: {len(train.paths)} for training, {len(val.paths)} for validation, {len(test.paths)} for the test")
+    print(f"Grades: {', '.join(classes)}")
+    print(f"Network: {parameters / 1e6:.1f} million parameters, in {trainer.dtype} on {trainer.device}")
+    print(f"Watch it: tensorboard --logdir={args.runs}\n", flush=True)
+    try:
+        trainer.fit(train, val)
+    except Stopped:
+        print(f"Stopped at step {trainer.progress.steps}. To go on: {command_line()} --resume")
+        return 130
+
+    best = args.output / BEST
+    if test.paths:
+        trainer.model.load_state_dict(load_checkpoint(best)["model_state_dict"])
+        print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {trainer.evaluate(test)[1]}")
+    name = "" if best == Path(BEST) else f" --checkpoint {best}"
+    print(f"\nThe model is in {best}. Next: python predict.py{name} photo.jpg")
+
+
+def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
+    """Return the options of the command line, checked, and the checkpoint to resume.
+
+    What is not given on the command line comes from that checkpoint, or else from the preset.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument_group("photos and files").add_argument
+    add("--data", type=Path, default=DATA, help="dataset that prepare_dataset.py has made")
+    add("--output", type=Path, default=Path(), help=f"folder for {BEST} and {LAST}")
+    add("--runs", type=Path, default=RUNS, help="folder for TensorBoard")
+    add("--resume", action="store_true", help=f"go on from {LAST}, with its options")
+
+    add = parser.add_argument_group("training").add_argument
+    add("--preset", choices=PRESETS, help="size of photos and batches: CPU or small GPU, 8 to 16 GB, above 16 GB")
+    add("--image-width", type=int, default=IMAGE_WIDTH, help="pixels")
+    add("--image-height", type=int, default=IMAGE_HEIGHT, help="pixels")
+    add("--batch-size", type=int, default=BATCH_SIZE, help="photos at once; reduce if out of memory")
+    add("--accumulate", type=int, default=ACCUMULATE, help="batches whose gradients make one step")
+    add("--num-epochs", "--epochs", type=int, default=NUM_EPOCHS, help="times to go through the training photos")
+    add("--learning-rate", type=float, default=LEARNING_RATE, help="at its highest, in layers of few inputs")
+    add("--warmup", type=float, default=WARMUP, help="share of the steps in which the learning rate rises")
+    add("--weight-decay", type=float, default=WEIGHT_DECAY, help="of AdamW")
+    add("--clip-grad-norm", type=float, default=CLIP_GRAD_NORM, help="longest gradient; 0 for no limit")
+    add("--label-spread", type=float, default=LABEL_SPREAD, help="of soft labels, in grades; 0 for hard labels")
+    add("--augment", choices=AUGMENTATIONS, default=AUGMENT, help="how much training photos are varied")
+    add("--class-weights", action="store_true", help="let every grade count the same, however few its photos")
+    add("--patience", type=int, default=PATIENCE, help="stop after so many epochs without a better one; 0: never")
+    add("--seed", type=int, default=SEED, help="the same seed gives the same model on the same machine")
+
+    add = parser.add_argument_group("network").add_argument
+    add("--channels", type=int, nargs="+", default=CHANNELS, help="of each block; 4 drop block 5, 6 add a block")
+    add("--fc-features", type=int, nargs=2, default=FC_FEATURES, help="outputs of fc1 and fc2")
+    add("--dropout", type=float, default=DROPOUT, help="share of features dropped after fc1 and fc2")
+    add("--activation", choices=ACTIVATIONS, default=ACTIVATION, help="after each layer")
+    add("--residual", action=argparse.BooleanOptionalAction, default=False, help="a skip connection for each block")
+
+    add = parser.add_argument_group("machine").add_argument
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add(
+        "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: what the device is fast in"
+    )
+    on_or_off = argparse.BooleanOptionalAction
+    add("--channels-last", action=on_or_off, default=True, help="lay pixels out for faster convolutions")
+    add("--fused", action=on_or_off, default=True, help="take a step over all weights in one operation")
+    add("--cache-gb", type=float, default=CACHE_GB, help="memory for decoded photos")
+
+    args, checkpoint = parser.parse_args(), None
+    if args.resume:
+        checkpoint = load_checkpoint(args.output / LAST, mmap=False)
+        parser.set_defaults(**checkpoint["config"])
+    if args.preset:
+        parser.set_defaults(**PRESETS[args.preset])
+    args = parser.parse_args()
+    args.channels, args.fc_features = list(args.channels), list(args.fc_features)
+
+    if args.image_width % 2 or min(args.image_width, args.image_height) < 2 ** len(args.channels):
+        parser.error("--image-width must be even, and both sides large enough to be halved by each block")
+    if not 4 <= len(args.channels) <= 6:
+        parser.error("--channels: give 4, 5 or 6 numbers")
+    for name in ("channels", "fc_features", "batch_size", "accumulate", "num_epochs"):
+        if np.min(getattr(args, name)) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    for name in ("warmup", "dropout"):
+        if not 0 <= getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 0 and below 1")
+    for name in ("weight_decay", "clip_grad_norm", "label_spread", "patience", "seed", "cache_gb"):
+        if getattr(args, name) < 0:
+            parser.error(f"--{name.replace('_', '-')} must not be negative")
+    if args.learning_rate <= 0:
+        parser.error("--learning-rate must be above 0")
+    return args, checkpoint
+
+
+def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """Return a weight for each class so that all count the same; over the photos, the mean is 1."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    return len(labels) / (num_classes * counts)
+
+
+def command_line() -> str:
+    """Return the command that started this run, to be shown."""
+    return shlex.join(["python", *(argument for argument in sys.argv if argument != "--resume")])
+
+
+if __name__ == "__main__":
+    run(main)
