@@ -12,6 +12,18 @@ test: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
+demo: .venv/user
+	$(BIN)/python make_demo_coins.py --output demo/images
+	$(BIN)/python prepare_dataset.py --source demo/images --output demo/coin_dataset
+	$(BIN)/python coin_classifier_custom.py --preset demo --data demo/coin_dataset --output demo --runs demo/runs
+	$(BIN)/python predict.py --checkpoint demo/coin_classifier_custom_best.pth "$$(ls demo/coin_dataset/test/*/*.jpg | tail -n 1)"
+	@echo
+	@echo "That was the demo. Its curves: $(BIN)/tensorboard --logdir=demo/runs"
+	@echo "For coins of your own, put photos into images/<grade>/6000x3000/ and run:"
+	@echo "  $(BIN)/python prepare_dataset.py"
+	@echo "  $(BIN)/python coin_classifier_custom.py        (--preset small without a GPU)"
+	@echo "  $(BIN)/python predict.py photo.jpg"
+
 .venv/user: requirements.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed')"
 	$(PYTHON) -m venv .venv

@@ -71,6 +71,13 @@ DROPOUT = 0.5
 ACTIVATION = "relu"  # a key of ACTIVATIONS
 
 PRESETS = {
+    "demo": {  # to see everything work in minutes on any computer: make demo
+        "image_width": 256,
+        "image_height": 128,
+        "channels": (16, 32, 64, 128, 128),
+        "fc_features": (256, 128),
+        "num_epochs": 20,
+    },
     "small": {"image_width": 256, "image_height": 128, "batch_size": 2},  # CPU, or GPU below 8 GB
     "medium": {"image_width": 512, "image_height": 256, "batch_size": 4},  # GPU of 8 to 16 GB
     "large": {"image_width": 1024, "image_height": 512, "batch_size": 8},  # GPU above 16 GB
@@ -618,7 +625,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--resume", action="store_true", help=f"go on from {LAST}, with its options")
 
     add = parser.add_argument_group("training").add_argument
-    add("--preset", choices=PRESETS, help="size of photos and batches: CPU or small GPU, 8 to 16 GB, above 16 GB")
+    add("--preset", choices=PRESETS, help="small: CPU, or GPU below 8 GB; medium: 8 to 16 GB; large: above")
     add("--image-width", type=int, default=IMAGE_WIDTH, help="pixels")
     add("--image-height", type=int, default=IMAGE_HEIGHT, help="pixels")
     add("--batch-size", type=int, default=BATCH_SIZE, help="photos at once; reduce if out of memory")

@@ -34,3 +34,47 @@ def images(tmp_path) -> Path:
 def run_script(name: str, *arguments, cwd: Path, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / name), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", **options)
+
+
+SMALL = ["--image-width", 64, "--image-height", 32, "--channels", 8, 8, 8, 8, "--fc-features", 16, 16]
+SMALL += ["--device", "cpu", "--learning-rate", 0.01]
+
+
+def make_dataset(folder: Path, grades=("g06", "vf30", "ms65"), train=8, val=3, test=3) -> Path:
+    """A prepared dataset whose grades a small network tells apart: the better the grade, the finer the stripes."""
+    for label, grade in enumerate(grades):
+        for split, count in (("train", train), ("val", val), ("test", test)):
+            (folder / split / grade).mkdir(parents=True, exist_ok=True)
+            for index in range(count):
+                rng = np.random.default_rng([label, index, len(split)])
+                stripes = np.sin(np.arange(128) * 0.25 * 2**label + rng.uniform(0, 6))
+                pixels = 128 + 80 * stripes + rng.normal(0, 10, (64, 128))
+                photo = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).convert("RGB")
+                photo.save(folder / split / grade / f"{index}.jpg", quality=95)
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    return make_dataset(tmp_path / "coin_dataset")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A folder with a dataset and a small model that has learned it; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    make_dataset(folder / "coin_dataset")
+    result = train(folder, "--num-epochs", 12)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def train(cwd: Path, *options, **settings) -> subprocess.CompletedProcess:
+    return run_script("coin_classifier_custom.py", *SMALL, *options, cwd=cwd, **settings)
+
+
+def assert_fails(result: subprocess.CompletedProcess, *words: str) -> None:
+    """A user's mistake ends in a line or two that say what to do."""
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    assert all(word in result.stderr for word in words), result.stderr

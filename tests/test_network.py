@@ -1,0 +1,100 @@
+import pytest
+import torch
+
+from coin_classifier_custom import CoinClassifier, learning_rate_factor, make_optimizer, soft_labels
+
+
+def shapes(model, width, height):
+    """The (channels, width, height) that each block puts out; on the meta device nothing is computed."""
+    outputs = {}
+    for name, module in model.named_children():
+        module.register_forward_hook(lambda _, __, x, name=name: outputs.update({name: tuple(x.shape)}))
+    with torch.no_grad():
+        logits = model(torch.empty(2, 3, height, width, device="meta"))
+    blocks = [(c, w, h) for name, (_, c, h, w) in ((n, s) for n, s in outputs.items() if n.startswith("conv_block"))]
+    return blocks, tuple(logits.shape)
+
+
+def build(*arguments, **options):
+    with torch.device("meta"):
+        return CoinClassifier(*arguments, **options)
+
+
+def test_the_default_network_is_the_one_in_the_guide():
+    model = build(7)
+    blocks, logits = shapes(model, 512, 256)
+    assert blocks[:5] == [(64, 256, 128), (128, 128, 64), (256, 64, 32), (512, 32, 16), (512, 16, 8)]
+    assert logits == (2, 7)
+    convolutions = [
+        sum(isinstance(layer, torch.nn.Conv2d) for layer in getattr(model, f"conv_block{number}").modules())
+        for number in range(1, 6)
+    ]
+    assert convolutions == [2, 2, 3, 3, 2]
+    assert (model.fc1.in_features, model.fc1.out_features) == (65536, 2048)
+    assert (model.fc2.in_features, model.fc2.out_features) == (2048, 1024)
+    assert (model.fc3.in_features, model.fc3.out_features) == (1024, 7)
+    assert (model.dropout1.p, model.dropout2.p) == (0.5, 0.5)
+    convolution_weights = 9 * (
+        3 * 64 + 64 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 2 * 256**2 + 256 * 512 + 4 * 512**2
+    )
+    fc_parameters = 65537 * 2048 + 2049 * 1024 + 1025 * 7
+    norms = 2 * (2 * 64 + 2 * 128 + 3 * 256 + 5 * 512)
+    assert sum(parameter.numel() for parameter in model.parameters()) == convolution_weights + fc_parameters + norms
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "last_block"),
+    [
+        ((1024, 512), {}, (512, 32, 16)),
+        ((256, 128), {}, (512, 8, 4)),
+        ((512, 256), {"channels": (8, 8, 8, 16)}, (16, 32, 16)),
+        ((512, 256), {"channels": (8, 8, 8, 8, 8, 24)}, (24, 8, 4)),
+        ((512, 256), {"channels": (8, 8, 8, 8, 12), "residual": True}, (12, 16, 8)),
+    ],
+)
+def test_sizes_and_blocks_can_be_chosen(size, options, last_block):
+    model = build(4, *size, **options)
+    blocks, logits = shapes(model, *size)
+    channels = options.get("channels", (0,) * 5)
+    assert blocks[len(channels) - 1] == last_block
+    assert logits == (2, 4)
+    if size == (1024, 512):
+        assert model.fc1.in_features == 65536
+
+
+def test_light_and_contrast_do_not_change_the_grade():
+    torch.manual_seed(0)
+    model = CoinClassifier(3, 64, 32, channels=(4, 4, 4, 4), fc_features=(8, 8)).eval()
+    torch.nn.init.normal_(model.fc3.weight)
+    photos = torch.randn(2, 3, 32, 64)
+    brighter = photos.clone()
+    brighter[..., 32:] = 2 * photos[..., 32:] + 1  # the reverse alone
+    assert torch.allclose(model(photos), model(brighter), atol=0.02)
+    assert not torch.allclose(model(photos), model(photos.flip(0)), atol=0.02)
+
+
+def test_labels_are_soft_along_the_scale_only():
+    rows = soft_labels(["g04", "vf20", "ms65", "details"], spread=0.7)
+    assert torch.allclose(rows.sum(dim=1), torch.ones(4))
+    assert rows[0, 0] > rows[0, 1] > rows[0, 2] > 0 and rows[1, 0] == rows[1, 2]
+    assert rows[3].tolist() == [0, 0, 0, 1] and rows[0, 3] == 0
+    assert torch.equal(soft_labels(["g04", "vf20"], spread=0), torch.eye(2))
+
+
+def test_layers_with_many_inputs_learn_more_slowly():
+    model = build(4)
+    rates = {
+        id(parameter): group["lr"]
+        for group in make_optimizer(model, 0.001, 0.1, fused=False).param_groups
+        for parameter in group["params"]
+    }
+    assert len(rates) == len(list(model.parameters()))
+    assert rates[id(model.conv_block1[0].weight)] == rates[id(model.fc1.bias)] == 0.001
+    assert rates[id(model.fc1.weight)] == pytest.approx(0.001 * 576 / 65536)
+
+
+def test_the_learning_rate_rises_then_falls_to_zero():
+    factors = [learning_rate_factor(step / 100, warmup=0.1) for step in range(101)]
+    assert max(factors) == factors[10] == 1
+    assert factors[:11] == sorted(factors[:11]) and factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[100] == pytest.approx(0)
