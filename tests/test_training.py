@@ -33,7 +33,7 @@ def test_it_learns_and_tells(trained):
     assert set(points) == {
         ("train", "loss"), ("train", "accuracy"), ("train", "learning rate"), ("val", "loss"), ("val", "accuracy"),
     }  # fmt: skip
-    assert all([epoch for epoch, _ in curve] == list(range(1, 13)) for curve in points.values())
+    assert all([epoch for epoch, _ in curve] == list(range(1, 31)) for curve in points.values())
     (run,) = (trained / "runs").glob("coin_custom_*")
     events = EventAccumulator(str(run / "train")).Reload()
     assert events.Tags()["images"] == ["augmented training photos"]
