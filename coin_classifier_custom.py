@@ -167,8 +167,8 @@ class CoinClassifier(nn.Module):
         self.image_width, self.image_height = image_width, image_height
 
         def conv_block(in_channels: int, out_channels: int, convs: int) -> nn.Module:
-            # Group norm (Wu & He 2018, arXiv 1803.08494) does not depend on the batch, which is as small as 2 here. With
-            # fewer than 4 channels in a group it would take away how much there is of a feature, such as fine detail.
+            # Group norm (Wu & He 2018, arXiv 1803.08494) does not depend on the batch, which is as small as 2 here.
+            # With fewer than 4 channels in a group it would take away how much there is of a feature: of fine detail.
             groups = math.gcd(NORM_GROUPS, max(1, out_channels // 4))
             layers = []
             for inputs in [in_channels] + [out_channels] * (convs - 1):
