@@ -37,7 +37,7 @@ def test_it_learns_and_tells(trained):
     (run,) = (trained / "runs").glob("coin_custom_*")
     events = EventAccumulator(str(run / "train")).Reload()
     assert events.Tags()["images"] == ["augmented training photos"]
-    assert b"learning_rate | 0.01" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
+    assert b"learning_rate | 0.005" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
 
 
 def test_the_checkpoint_holds_what_the_guide_promises(trained):
@@ -46,7 +46,7 @@ def test_the_checkpoint_holds_what_the_guide_promises(trained):
     assert checkpoint["classes"] == ["g06", "vf30", "ms65"]  # in the order of the scale, not of the alphabet
     modules = {name.split(".")[0] for name in checkpoint["model_state_dict"]}
     assert modules == {"conv_block1", "conv_block2", "conv_block3", "conv_block4", "fc1", "fc2", "fc3"}
-    assert checkpoint["config"]["learning_rate"] == 0.01
+    assert checkpoint["config"]["learning_rate"] == 0.005
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path):
@@ -91,7 +91,7 @@ def test_accumulated_batches_make_the_same_step_as_large_ones(tmp_path):
         assert result.returncode == 0, result.stderr
         weights.append(load(tmp_path / name)["model_state_dict"])
     for name, tensor in weights[0].items():
-        assert torch.allclose(tensor, weights[1][name], atol=1e-4), name
+        assert torch.allclose(tensor, weights[1][name], atol=1e-3), name  # a step may move a weight by 5e-3
 
 
 @pytest.mark.parametrize(
