@@ -331,7 +331,7 @@ class Trainer:
         self.class_weights = torch.ones(len(classes), device=device)
         self.progress = Progress(log_dir=str(args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S}"))
         self.stop = threading.Event()
-        self.last_save, self.seconds_to_save = time.perf_counter(), 0.0
+        self.saved_progress, self.last_save, self.seconds_to_save = {}, time.perf_counter(), 0.0
 
     def fit(self, train: Split, val: Split) -> None:
         """Train to the last epoch, or until it gets no better; keep the best epoch in `BEST`, the last in `LAST`.
@@ -355,7 +355,8 @@ class Trainer:
             except Stopped:
                 self.save()
                 raise
-        self.save()
+        if asdict(progress) != self.saved_progress:
+            self.save()
 
     def train_epoch(self, split: Split) -> None:
         """Go through an epoch, from the step that the run is at."""
@@ -469,6 +470,7 @@ class Trainer:
     def save(self) -> None:
         """Write `LAST`: tensors and plain values, for predict.py and to go on from."""
         started = time.perf_counter()
+        self.saved_progress = asdict(self.progress)
         checkpoint = {
             "format_version": FORMAT_VERSION,
             "model_state_dict": self.model.state_dict(),
@@ -478,7 +480,7 @@ class Trainer:
             "classes": self.classes,
             "architecture": self.architecture,
             "config": plain_config(self.args),
-            "progress": asdict(self.progress),
+            "progress": self.saved_progress,
         }
         with written_whole(self.args.output / LAST) as partial:
             torch.save(checkpoint, partial)
