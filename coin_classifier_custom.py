@@ -342,7 +342,6 @@ class Trainer:
         args, progress = self.args, self.progress
         with RunLog(Path(progress.log_dir), first_epoch=progress.epochs + 1) as log:
             if not progress.steps:
-                set_aside(args.output / BEST, args.output / LAST)
                 log.start(plain_config(args), self.example_photos(train))
             try:
                 while progress.epochs < args.num_epochs:
@@ -455,6 +454,8 @@ class Trainer:
         progress.seen, progress.loss_sum, progress.correct, progress.seconds = 0, 0.0, 0, 0.0
         better = not val_score or (val_score.exact, -val_loss) > (progress.best_val_acc, -progress.best_val_loss)
         if better:
+            if not progress.best_epoch:
+                set_aside(args.output / BEST)
             progress.best_epoch = progress.epochs
             if val_score:
                 progress.best_val_acc, progress.best_val_loss = val_score.exact, val_loss
@@ -470,6 +471,8 @@ class Trainer:
     def save(self) -> None:
         """Write `LAST`: tensors and plain values, for predict.py and to go on from."""
         started = time.perf_counter()
+        if not self.saved_progress:
+            set_aside(self.args.output / LAST)
         self.saved_progress = asdict(self.progress)
         checkpoint = {
             "format_version": FORMAT_VERSION,
@@ -503,7 +506,8 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups, full_rates, strict=True):
             group["full_lr"] = rate  # --learning-rate may have changed
         self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
-        self.progress = Progress(**checkpoint["progress"])
+        self.saved_progress = checkpoint["progress"]
+        self.progress = Progress(**self.saved_progress)
 
     def learning_rate(self) -> float:
         """Return the learning rate of the last step, in layers of few inputs."""
@@ -543,7 +547,7 @@ def load_checkpoint(path: Path, mmap: bool = True) -> dict:
         UserError: there is none, or it was not written by this program.
     """
     if not path.is_file():
-        raise UserError(f"no checkpoint {path}: train one with python coin_classifier_custom.py, or name another.")
+        raise UserError(f"no checkpoint {path}: run python coin_classifier_custom.py first, or use --checkpoint.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # over a damaged or foreign file anything may be raised
@@ -571,13 +575,10 @@ def build_model(checkpoint: dict, path: Path) -> CoinClassifier:
     return model.eval()
 
 
-def set_aside(*checkpoints: Path) -> None:
-    """Rename the checkpoints of an earlier run, so that a new one does not write over them."""
-    for path in checkpoints:
-        if path.exists():
-            kept = path.with_suffix(".previous.pth")
-            os.replace(path, kept)
-            print(f"{path} of an earlier run is kept as {kept.name}.")
+def set_aside(checkpoint: Path) -> None:
+    """Rename the checkpoint of an earlier run, so that a new one does not write over it."""
+    if checkpoint.exists():
+        os.replace(checkpoint, checkpoint.with_suffix(".previous.pth"))
 
 
 def seed_of(*numbers: int) -> int:
@@ -615,6 +616,10 @@ def main() -> int | None:
     print(f"Photos: {len(train.paths)} for training, {len(val.paths)} for validation, {len(test.paths)} for the test")
     print(f"Grades: {', '.join(classes)}")
     print(f"Network: {parameters / 1e6:.1f} million parameters, in {trainer.dtype} on {trainer.device}")
+    if trainer.device.type == "cpu" and args.image_width >= IMAGE_WIDTH:
+        print("No GPU was found, so this will take long: --preset small takes a quarter of the time.")
+    if trainer.progress.epochs >= args.num_epochs:
+        print(f"This run has finished its {args.num_epochs} epochs; a larger --num-epochs trains it further.")
     print(f"Watch it: tensorboard --logdir={args.runs}\n", flush=True)
     try:
         trainer.fit(train, val)
@@ -643,17 +648,26 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--resume", action="store_true", help=f"go on from {LAST}, with its options")
 
     add = parser.add_argument_group("training").add_argument
-    add("--preset", choices=PRESETS, help="small: CPU, or GPU below 8 GB; medium: 8 to 16 GB; large: above")
+    add(
+        "--preset",
+        choices=PRESETS,
+        help="small: below 8 GB or no GPU; medium: 8 to 16 GB; large: above; demo",
+    )
     add("--image-width", type=int, default=IMAGE_WIDTH, help="pixels")
     add("--image-height", type=int, default=IMAGE_HEIGHT, help="pixels")
     add("--batch-size", type=int, default=BATCH_SIZE, help="photos at once; reduce if out of memory")
     add("--accumulate", type=int, default=ACCUMULATE, help="batches whose gradients make one step")
     add("--num-epochs", "--epochs", type=int, default=NUM_EPOCHS, help="times to go through the training photos")
-    add("--learning-rate", type=float, default=LEARNING_RATE, help="at its highest, in layers of few inputs")
+    add("--learning-rate", type=float, default=LEARNING_RATE, help="the highest; layers of many inputs get less")
     add("--warmup", type=float, default=WARMUP, help="share of the steps in which the learning rate rises")
-    add("--weight-decay", type=float, default=WEIGHT_DECAY, help="of AdamW")
-    add("--clip-grad-norm", type=float, default=CLIP_GRAD_NORM, help="longest gradient; 0 for no limit")
-    add("--label-spread", type=float, default=LABEL_SPREAD, help="of soft labels, in grades; 0 for hard labels")
+    add("--weight-decay", type=float, default=WEIGHT_DECAY, help="how strongly weights are pulled towards 0 (AdamW)")
+    add("--clip-grad-norm", type=float, default=CLIP_GRAD_NORM, help="longer gradients are shortened; 0: never")
+    add(
+        "--label-spread",
+        type=float,
+        default=LABEL_SPREAD,
+        help="how many grades a label reaches to both sides; 0: none",
+    )
     add("--augment", choices=AUGMENTATIONS, default=AUGMENT, help="how much training photos are varied")
     add("--class-weights", action="store_true", help="let every grade count the same, however few its photos")
     add("--patience", type=int, default=PATIENCE, help="stop after so many epochs without a better one; 0: never")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from coin_classifier_custom import BEST, CoinClassifier, build_model, load_checkpoint
 from coinkit.batches import normalise, to_tensor
-from coinkit.cli import HelpFormatter, UserError, run, usable_cores
+from coinkit.cli import HelpFormatter, run, usable_cores
 from coinkit.devices import find_device
 from coinkit.photos import PhotoError, find_photos, map_ahead, open_photo
 
@@ -69,23 +69,17 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def find_inputs(names: list[str]) -> list[Path]:
-    """Return the photos that files, folders and patterns name, each once.
-
-    Raises:
-        UserError: a folder or pattern names none.
-    """
+    """Return the photos that files, folders and patterns name, each once."""
     paths = []
     for name in names:
         path = Path(name)
         if path.is_dir():
             found = find_photos(path, recursive=True)
         elif path.exists() or not glob.has_magic(name):
-            found = [path]  # one that is missing is named later, among those that cannot be read
+            found = [path]
         else:  # a pattern that no shell has replaced
             found = sorted(Path(match) for match in glob.glob(name, recursive=True))
-        if not found:
-            raise UserError(f"no photos in {name}.")
-        paths += found
+        paths += found or [path]  # what names no photo is told later, among those that cannot be read
     return list(dict.fromkeys(paths))
 
 
@@ -121,7 +115,7 @@ def print_text(path: Path | None, top: list[tuple[str, float]]) -> None:
     grade, confidence = top[0]
     print(f"Predicted Grade: {grade}")
     print(f"Confidence: {confidence:.2%}")
-    print(f"\nTop {len(top)} Predictions:")
+    print(f"\nTop {len(top)} Prediction{'s' if len(top) > 1 else ''}:")
     for grade, confidence in top:
         print(f"  {grade}: {confidence:.2%}")
     if path:

@@ -129,7 +129,8 @@ def main() -> None:
         print("\nA dry run: nothing was written.")
     else:
         data = "" if args.output == OUTPUT else f" --data {args.output}"
-        print(f"\nThe dataset is in {args.output}. Next: python coin_classifier_custom.py{data}")
+        print(f"\nThe dataset is in {args.output}. Next: python coin_classifier_custom.py{data}", end="")
+        print("        (--preset small without a GPU)")
 
 
 def parse_arguments() -> argparse.Namespace:

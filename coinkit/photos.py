@@ -48,7 +48,7 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
         PhotoError: if it is not a photo, damaged, or larger than `MAX_PIXELS`.
     """
     if not path.is_file():
-        raise PhotoError("not a file" if path.exists() else "no such file")
+        raise PhotoError("not a photo file" if path.exists() else "no such file")
     try:
         with Image.open(path, formats=FORMATS) as photo:
             if photo.width * photo.height > MAX_PIXELS:

@@ -81,6 +81,8 @@ def test_a_finished_run_can_be_given_more_epochs(dataset, tmp_path):
     checkpoint = load(tmp_path)
     assert checkpoint["progress"]["epochs"] == 2
     assert checkpoint["config"]["channels"] == [8, 8, 8, 8]  # of the run, not the defaults
+    result = run_script("coin_classifier_custom.py", "--resume", cwd=tmp_path)
+    assert "has finished its 2 epochs" in result.stdout and "Epoch" not in result.stdout
 
 
 def test_accumulated_batches_make_the_same_step_as_large_ones(tmp_path):
@@ -123,8 +125,11 @@ def test_without_validation_photos_the_last_epoch_is_kept(tmp_path):
 
 def test_an_earlier_model_is_kept(dataset, tmp_path):
     (tmp_path / BEST).write_bytes(b"mine")
+    assert_fails(train(tmp_path, "--data", "nowhere"))
+    assert (tmp_path / BEST).read_bytes() == b"mine"
     train(tmp_path, "--num-epochs", 1)
     assert (tmp_path / "coin_classifier_custom_best.previous.pth").read_bytes() == b"mine"
+    assert load(tmp_path, BEST)["classes"]
 
 
 def test_mistakes_are_told_in_a_line(tmp_path):
