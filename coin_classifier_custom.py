@@ -44,7 +44,7 @@ from coinkit.devices import choose_dtype, find_device
 from coinkit.figures import photo_grid
 from coinkit.files import link_or_copy, written_whole
 from coinkit.grades import sheldon_number
-from coinkit.metrics import Score, score
+from coinkit.metrics import score
 
 # Image size (keeps 2:1 aspect ratio)
 IMAGE_WIDTH = 512  # Original: 6000
@@ -95,6 +95,7 @@ RUNS = Path("runs")
 BEST = "coin_classifier_custom_best.pth"
 LAST = "coin_classifier_custom_last.pth"
 FORMAT_VERSION = 1
+NEEDED_TO_PREDICT = {"model_state_dict", "classes", "architecture", "temperature"}
 MAX_SAVING_SHARE = 0.02  # of the time may go into checkpoints that are not better than the best one
 SAVE_EVERY = 600  # seconds, in the middle of an epoch
 SHOWN_PHOTOS = 16  # augmented training photos in TensorBoard
@@ -267,6 +268,21 @@ def learning_rate_factor(progress: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return by what to divide logits, 0.25 to 4, so that the confidence of predictions is right (arXiv 1706.04599).
+
+    It is the likeliest one given photos that the network has not learned from, and given that it should be about 1
+    (log-normally, with a deviation of 0.5), so that a handful of photos does not decide.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,), the indices of the true classes.
+    """
+    temperatures = torch.logspace(math.log10(0.25), math.log10(4), 201)
+    losses = torch.stack([F.cross_entropy(logits / value, labels, reduction="sum") for value in temperatures])
+    return temperatures[(losses + 2 * temperatures.log() ** 2).argmin()].item()
+
+
 @dataclass
 class Progress:
     """How far a run has come: plain values that go into its checkpoints."""
@@ -277,6 +293,7 @@ class Progress:
     best_epoch: int = 0
     best_val_acc: float = 0.0
     best_val_loss: float = math.inf
+    temperature: float = 1.0  # of the best epoch
     # Of the epoch at hand, so that it can be stopped in the middle:
     seen: int = 0  # photos
     loss_sum: float = 0.0
@@ -346,8 +363,7 @@ class Trainer:
             try:
                 while progress.epochs < args.num_epochs:
                     self.train_epoch(train)
-                    val_loss, val_score = self.evaluate(val) if val.paths else (math.nan, None)
-                    self.end_epoch(log, val_loss, val_score)
+                    self.end_epoch(log, val.labels, self.evaluate(val))
                     if args.patience and progress.epochs - progress.best_epoch >= args.patience:
                         print(f"No better validation accuracy in {args.patience} epochs: stopped early.")
                         break
@@ -420,48 +436,53 @@ class Trainer:
         return F.cross_entropy(logits, self.targets[labels], reduction="none"), logits
 
     @torch.inference_mode()
-    def evaluate(self, split: Split) -> tuple[float, Score]:
-        """Return the mean loss and the score of a split that is not empty."""
+    def evaluate(self, split: Split) -> Tensor:
+        """Return the logits (N, classes) of a split, on the CPU."""
         self.model.eval()
-        loss_sum, predicted = 0.0, []
+        logits = [torch.empty(0, len(self.classes))]
         order = torch.arange(len(split.paths))
         for photos, labels in read_batches(split, order, self.args.batch_size, self.read, self.pool):
-            losses, logits = self.losses(photos.to(self.device), labels.to(self.device))
-            loss_sum += losses.sum().item()
-            predicted.append(logits.argmax(1).cpu())
+            logits.append(self.losses(photos.to(self.device), labels.to(self.device))[1].cpu())
             self.check_stop()
-        return loss_sum / len(split.paths), score(torch.cat(predicted).numpy(), split.labels.numpy())
+        return torch.cat(logits)
 
-    def end_epoch(self, log: "RunLog", val_loss: float, val_score: Score | None) -> None:
-        """Log an epoch, and save it if it is the best one; without validation photos, the latest is the best."""
+    def end_epoch(self, log: RunLog, labels: Tensor, logits: Tensor) -> None:
+        """Log an epoch and, if it is the best one, save it; without validation photos, the latest is the best.
+
+        Args:
+            log: where to.
+            labels, logits: of the validation photos, (N,) and (N, classes).
+        """
         args, progress = self.args, self.progress
         progress.epochs += 1
         loss, accuracy = progress.loss_sum / progress.seen, progress.correct / progress.seen
         rate, photos_per_second = self.learning_rate(), progress.seen / progress.seconds
+        progress.seen, progress.loss_sum, progress.correct, progress.seconds = 0, 0.0, 0, 0.0
         log.train.add_scalar("loss", loss, progress.epochs)
         log.train.add_scalar("accuracy", accuracy, progress.epochs)
         log.train.add_scalar("learning rate", rate, progress.epochs)
         log.train.add_scalar("photos per second", photos_per_second, progress.epochs)
-        line = f"Epoch {progress.epochs:{len(str(args.num_epochs))}}/{args.num_epochs}   loss {loss:.3f}"
-        if val_score:
-            log.val.add_scalar("loss", val_loss, progress.epochs)
-            log.val.add_scalar("accuracy", val_score.exact, progress.epochs)
-            line += f" (validation {val_loss:.3f})   accuracy {accuracy:.3f} (validation {val_score.exact:.3f})"
-        else:
-            line += f"   accuracy {accuracy:.3f}"
-        line += f"   rate {rate:.1e}   {photos_per_second:.1f} photos/s"
 
-        progress.seen, progress.loss_sum, progress.correct, progress.seconds = 0, 0.0, 0, 0.0
-        better = not val_score or (val_score.exact, -val_loss) > (progress.best_val_acc, -progress.best_val_loss)
+        val_loss, val_accuracy = math.nan, math.nan
+        if len(labels):
+            val_loss = F.cross_entropy(logits, self.targets.cpu()[labels]).item()
+            val_accuracy = (logits.argmax(1) == labels).float().mean().item()
+            log.val.add_scalar("loss", val_loss, progress.epochs)
+            log.val.add_scalar("accuracy", val_accuracy, progress.epochs)
+        better = not len(labels) or (val_accuracy, -val_loss) > (progress.best_val_acc, -progress.best_val_loss)
+        print(
+            f"Epoch {progress.epochs:{len(str(args.num_epochs))}}/{args.num_epochs}   "
+            f"loss {loss:.3f} (validation {val_loss:.3f})   accuracy {accuracy:.3f} (validation {val_accuracy:.3f})   "
+            f"rate {rate:.1e}   {photos_per_second:.1f} photos/s{'   best' if better else ''}",
+            flush=True,
+        )
         if better:
             if not progress.best_epoch:
                 set_aside(args.output / BEST)
             progress.best_epoch = progress.epochs
-            if val_score:
-                progress.best_val_acc, progress.best_val_loss = val_score.exact, val_loss
-            line += "   best"
-        print(line, flush=True)
-        if better:
+            if len(labels):
+                progress.best_val_acc, progress.best_val_loss = val_accuracy, val_loss
+                progress.temperature = fit_temperature(logits, labels)
             self.save()
             with written_whole(args.output / BEST) as partial:
                 link_or_copy(args.output / LAST, partial)
@@ -481,6 +502,7 @@ class Trainer:
             "scaler_state_dict": self.scaler.state_dict(),
             "best_val_acc": self.progress.best_val_acc,
             "classes": self.classes,
+            "temperature": self.progress.temperature,
             "architecture": self.architecture,
             "config": plain_config(self.args),
             "progress": self.saved_progress,
@@ -554,7 +576,7 @@ def load_checkpoint(path: Path, mmap: bool = True) -> dict:
         raise UserError(f"{path} is damaged, or no checkpoint of this program ({type(error).__name__}).") from None
     if not isinstance(checkpoint, dict) or "format_version" not in checkpoint:
         raise UserError(f"{path} is no checkpoint of this program.")
-    if checkpoint["format_version"] != FORMAT_VERSION:
+    if checkpoint["format_version"] != FORMAT_VERSION or not checkpoint.keys() >= NEEDED_TO_PREDICT:
         raise UserError(f"{path} was written by another version of this program: use that one, or train again.")
     return checkpoint
 
@@ -629,8 +651,16 @@ def main() -> int | None:
 
     best = args.output / BEST
     if test.paths:
-        trainer.model.load_state_dict(load_checkpoint(best)["model_state_dict"])
-        print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {trainer.evaluate(test)[1]}")
+        checkpoint = load_checkpoint(best)
+        trainer.model.load_state_dict(checkpoint["model_state_dict"])
+        logits = trainer.evaluate(test)
+        raw, calibrated = (
+            score(logits.div(value).softmax(dim=1).numpy(), test.labels.numpy())
+            for value in (1.0, checkpoint["temperature"])
+        )
+        print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {calibrated}")
+        print(f"Calibration error: {calibrated.calibration_error:.3f}, and {raw.calibration_error:.3f} without", end="")
+        print(f" the temperature {checkpoint['temperature']:.2f}, which was fitted on the validation photos")
     name = "" if best == Path(BEST) else f" --checkpoint {best}"
     print(f"\nThe model is in {best}. Next: python predict.py{name} photo.jpg")
 

@@ -39,7 +39,7 @@ def main() -> int:
     classes = checkpoint["classes"]
 
     unread = 0
-    for path, result in predict(model, paths, device):
+    for path, result in predict(model, checkpoint["temperature"], paths, device):
         if isinstance(result, PhotoError):
             print(f"{path}: {result}", file=sys.stderr)
             unread += 1
@@ -84,7 +84,7 @@ def find_inputs(names: list[str]) -> list[Path]:
 
 
 def predict(
-    model: CoinClassifier, paths: list[Path], device: torch.device
+    model: CoinClassifier, temperature: float, paths: list[Path], device: torch.device
 ) -> Iterator[tuple[Path, Tensor | PhotoError]]:
     """Yield each path with the probabilities of its grades, (classes,), or with why it cannot be read."""
     read = partial(read_photo, width=model.image_width, height=model.image_height)
@@ -95,7 +95,7 @@ def predict(
             readable = [photo for _, photo in batch if isinstance(photo, Tensor)]
             if readable:
                 logits = model(normalise(torch.stack(readable).to(device)))
-                probabilities = iter(logits.softmax(dim=1).cpu())
+                probabilities = iter((logits / temperature).softmax(dim=1).cpu())
             for path, photo in batch:
                 yield path, next(probabilities) if isinstance(photo, Tensor) else photo
 

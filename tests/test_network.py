@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from coin_classifier_custom import CoinClassifier, learning_rate_factor, make_optimizer, soft_labels
+from coin_classifier_custom import (
+    CoinClassifier,
+    fit_temperature,
+    learning_rate_factor,
+    make_optimizer,
+    soft_labels,
+)
 
 
 def shapes(model, width, height):
@@ -98,3 +104,12 @@ def test_the_learning_rate_rises_then_falls_to_zero():
     assert max(factors) == factors[10] == 1
     assert factors[:11] == sorted(factors[:11]) and factors[10:] == sorted(factors[10:], reverse=True)
     assert factors[100] == pytest.approx(0)
+
+
+def test_the_temperature_makes_the_confidence_right():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 5, generator=generator) * 2
+    labels = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
+    assert fit_temperature(logits, labels) == pytest.approx(1, abs=0.05)
+    assert fit_temperature(3 * logits, labels) == pytest.approx(3, abs=0.15)
+    assert 1 < fit_temperature(3 * logits[:2], labels[:2]) < 2.5  # two photos do not decide

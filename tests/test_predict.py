@@ -50,6 +50,16 @@ def test_a_photo_and_its_shrunk_copy_get_the_same_grade(trained, tmp_path):
     assert all(abs(small[grade] - large[grade]) < 0.02 for grade in small)
 
 
+def test_the_temperature_of_the_checkpoint_decides_how_sure_it_is(trained, tmp_path):
+    confidences = []
+    for temperature in (0.5, 1.0, 2.0):
+        checkpoint = torch.load(trained / BEST, weights_only=True) | {"temperature": temperature}
+        torch.save(checkpoint, tmp_path / BEST)
+        photo = trained / "coin_dataset/train/vf30/0.jpg"
+        confidences.append(as_json(predict(tmp_path, photo, "--json"))[0]["confidence"])
+    assert confidences == sorted(confidences, reverse=True) and confidences[0] > confidences[2]
+
+
 def test_a_photo_that_cannot_be_read_is_named_and_the_others_graded(trained, tmp_path):
     (tmp_path / "text.jpg").write_text("no photo")
     result = predict(trained, tmp_path / "text.jpg", "missing.jpg", "coin_dataset/test/g06/0.jpg", "--json")
