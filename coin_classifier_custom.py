@@ -43,8 +43,9 @@ from coinkit.cli import HelpFormatter, UserError, run, usable_cores
 from coinkit.devices import choose_dtype, find_device
 from coinkit.figures import photo_grid
 from coinkit.files import link_or_copy, written_whole
-from coinkit.grades import sheldon_number
+from coinkit.learning import fit_temperature, learning_rate_factor, make_optimizer, soft_labels
 from coinkit.metrics import score
+from coinkit.runlog import RunLog
 
 # Image size (keeps 2:1 aspect ratio)
 IMAGE_WIDTH = 512  # Original: 6000
@@ -87,7 +88,6 @@ ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.2)}
 
 NORM_GROUPS = 16
 MAX_FEATURE_MAP = (16, 8)  # width and height; a larger last feature map is pooled to this, so that fc1 stays as it is
-FULL_RATE_INPUTS = 576  # a layer with more inputs than this (64 channels, 3x3) gets a smaller learning rate
 
 SPLITS = ("train", "val", "test")
 DATA = Path("coin_dataset")
@@ -95,7 +95,7 @@ RUNS = Path("runs")
 BEST = "coin_classifier_custom_best.pth"
 LAST = "coin_classifier_custom_last.pth"
 FORMAT_VERSION = 1
-NEEDED_TO_PREDICT = {"model_state_dict", "classes", "architecture", "temperature"}
+NEEDED_TO_PREDICT = {"model_state_dict", "classes", "model", "architecture", "temperature"}
 MAX_SAVING_SHARE = 0.02  # of the time may go into checkpoints that are not better than the best one
 SAVE_EVERY = 600  # seconds, in the middle of an epoch
 SHOWN_PHOTOS = 16  # augmented training photos in TensorBoard
@@ -222,65 +222,22 @@ class CoinClassifier(nn.Module):
         return self.fc3(x)
 
 
-# What rebuilds a network, beside the number of classes: the names of options, and keys of a checkpoint.
-ARCHITECTURE = tuple(inspect.signature(CoinClassifier).parameters)[1:]
+def make_resnet50(num_classes: int, image_width: int, image_height: int) -> nn.Module:
+    """Return torchvision's ResNet-50 with random weights (He et al. 2016, arXiv 1512.03385), to compare with."""
+    from torchvision.models import resnet50  # takes a second that predict.py can save
+
+    model = resnet50(num_classes=num_classes)
+    model.image_width, model.image_height = image_width, image_height
+    return model
 
 
-# ---------------------------------------------------------------- learning
+# What makes a network, and the name of its last layer, the one whose size follows from the number of classes
+MODELS = {"custom": (CoinClassifier, "fc3"), "resnet50": (make_resnet50, "fc")}
+# What rebuilds it, beside the number of classes: the names of options, and keys of a checkpoint
+ARCHITECTURE = {name: tuple(inspect.signature(make).parameters)[1:] for name, (make, _) in MODELS.items()}
 
 
-def soft_labels(classes: list[str], spread: float) -> Tensor:
-    """Return a row of target probabilities for each class: most on itself, some on its neighbours on the scale.
-
-    A Gaussian over the distance in grades (Diaz & Marathe 2019, "Soft Labels for Ordinal Regression"). Classes that are
-    not on the scale, and all with spread 0, have hard labels.
-    """
-    on_scale = torch.tensor([sheldon_number(name) is not None for name in classes])
-    places = torch.arange(len(classes), dtype=torch.float)
-    distance = places[:, None] - places
-    near = torch.exp(-0.5 * (distance / spread) ** 2) if spread else torch.eye(len(classes))
-    near = torch.where(on_scale[:, None] & on_scale, near, torch.eye(len(classes)))
-    return near / near.sum(dim=1, keepdim=True)
-
-
-def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
-    """Return AdamW with a learning rate for each layer.
-
-    Adam moves every weight by about the learning rate, so a layer's output moves in proportion to its number of
-    inputs: with one rate for all, fc1 with its 65,536 jumps about while the convolutions stand still. Weights of more
-    than `FULL_RATE_INPUTS` inputs therefore get a rate that much smaller (Yang et al. 2022, "Tensor Programs V",
-    arXiv 2203.03466, table 8). What is no weight of a layer (biases, scales of norms) does not decay.
-    """
-    groups = {}
-    for parameter in model.parameters():
-        is_weight = parameter.ndim > 1
-        inputs = parameter[0].numel() if is_weight else 1
-        rate = learning_rate * min(1, FULL_RATE_INPUTS / inputs)
-        group = {"params": [], "lr": rate, "full_lr": rate, "weight_decay": weight_decay if is_weight else 0.0}
-        groups.setdefault((rate, is_weight), group)["params"].append(parameter)
-    return torch.optim.AdamW(groups.values(), fused=fused)
-
-
-def learning_rate_factor(progress: float, warmup: float) -> float:
-    """Return the share of the full learning rate at a progress of 0 to 1: a linear rise, then half a cosine to 0."""
-    if progress < warmup:
-        return progress / warmup
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
-
-
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return by what to divide logits, 0.25 to 4, so that the confidence of predictions is right (arXiv 1706.04599).
-
-    It is the likeliest one given photos that the network has not learned from, and given that it should be about 1
-    (log-normally, with a deviation of 0.5), so that a handful of photos does not decide.
-
-    Args:
-        logits: (N, classes).
-        labels: (N,), the indices of the true classes.
-    """
-    temperatures = torch.logspace(math.log10(0.25), math.log10(4), 201)
-    losses = torch.stack([F.cross_entropy(logits / value, labels, reduction="sum") for value in temperatures])
-    return temperatures[(losses + 2 * temperatures.log() ** 2).argmin()].item()
+# ---------------------------------------------------------------- training
 
 
 @dataclass
@@ -301,30 +258,6 @@ class Progress:
     seconds: float = 0.0
 
 
-class RunLog:
-    """What TensorBoard shows of a run: curves of training and of validation, which share their charts."""
-
-    def __init__(self, folder: Path, first_epoch: int):
-        from torch.utils.tensorboard import SummaryWriter  # here, since it takes a second that predict.py can save
-
-        # After a resume, purge_step hides what an interrupted run had logged beyond its last checkpoint.
-        self.train = SummaryWriter(folder / "train", purge_step=first_epoch)
-        self.val = SummaryWriter(folder / "val", purge_step=first_epoch)
-
-    def __enter__(self) -> "RunLog":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.train.close()
-        self.val.close()
-
-    def start(self, config: dict, examples: np.ndarray) -> None:
-        """Log the options as a table, and a picture (height, width, 3) of what the network will see."""
-        rows = [f"| {name} | {value} |" for name, value in config.items()]
-        self.train.add_text("config", "\n".join(["| option | value |", "| --- | --- |", *rows]))
-        self.train.add_image("augmented training photos", examples, dataformats="HWC")
-
-
 class Stopped(Exception):
     """The run was asked to stop and has saved where it is."""
 
@@ -336,9 +269,9 @@ class Trainer:
         self.args, self.classes, self.device = args, classes, device
         self.dtype = choose_dtype(args.precision, device)
         self.memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
-        self.architecture = {name: getattr(args, name) for name in ARCHITECTURE}
+        self.architecture = {name: getattr(args, name) for name in ARCHITECTURE[args.model]}
         torch.manual_seed(args.seed)
-        self.model = CoinClassifier(len(classes), **self.architecture)
+        self.model = MODELS[args.model][0](len(classes), **self.architecture)
         self.model.to(device, memory_format=self.memory_format)
         self.optimizer = make_optimizer(self.model, args.learning_rate, args.weight_decay, args.fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
@@ -502,6 +435,7 @@ class Trainer:
             "scaler_state_dict": self.scaler.state_dict(),
             "best_val_acc": self.progress.best_val_acc,
             "classes": self.classes,
+            "model": self.args.model,
             "temperature": self.progress.temperature,
             "architecture": self.architecture,
             "config": plain_config(self.args),
@@ -520,7 +454,7 @@ class Trainer:
         """
         if checkpoint["classes"] != self.classes:
             raise UserError(f"the run to resume has other grades than {self.args.data}; train without --resume.")
-        if checkpoint["architecture"] != self.architecture:
+        if (checkpoint["model"], checkpoint["architecture"]) != (self.args.model, self.architecture):
             raise UserError("the run to resume has another architecture than these options; train without --resume.")
         self.model.load_state_dict(checkpoint["model_state_dict"])
         full_rates = [group["full_lr"] for group in self.optimizer.param_groups]
@@ -581,7 +515,7 @@ def load_checkpoint(path: Path, mmap: bool = True) -> dict:
     return checkpoint
 
 
-def build_model(checkpoint: dict, path: Path) -> CoinClassifier:
+def build_model(checkpoint: dict, path: Path) -> nn.Module:
     """Return the trained network of a checkpoint that was loaded from `path`, ready to predict.
 
     Raises:
@@ -589,12 +523,55 @@ def build_model(checkpoint: dict, path: Path) -> CoinClassifier:
     """
     try:
         with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
-            model = CoinClassifier(len(checkpoint["classes"]), **checkpoint["architecture"])
+            model = MODELS[checkpoint["model"]][0](len(checkpoint["classes"]), **checkpoint["architecture"])
         model.load_state_dict(checkpoint["model_state_dict"], assign=True)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} does not hold together ({reason}): use another checkpoint, or train again.") from None
     return model.eval()
+
+
+def start_from_other(trainer: Trainer) -> None:
+    """Give the network the weights of a trained one; the last layer only where the grades are the same.
+
+    Raises:
+        UserError: there are no such weights, or they are of another architecture.
+    """
+    args = trainer.args
+    if args.init_from:
+        checkpoint = load_checkpoint(args.init_from)
+        source, weights, same_classes = (
+            args.init_from,
+            checkpoint["model_state_dict"],
+            checkpoint["classes"] == trainer.classes,
+        )
+    else:
+        source, weights, same_classes = args.pretrained, pretrained_resnet50(args.pretrained), False
+    last_layer = MODELS[args.model][1]
+    for name, tensor in trainer.model.state_dict().items():
+        if same_classes or not name.startswith(f"{last_layer}."):
+            if name not in weights or weights[name].shape != tensor.shape:
+                raise UserError(
+                    f"{source} is of another architecture (see {name}): give the options it was trained with."
+                )
+            tensor.copy_(weights[name])
+
+
+def pretrained_resnet50(source: str) -> dict[str, Tensor]:
+    """Return weights of torchvision's ResNet-50, learned from ImageNet: downloaded ("download"), or from a file.
+
+    Raises:
+        UserError: they cannot be had.
+    """
+    from torchvision.models import ResNet50_Weights
+
+    try:
+        if source == "download":
+            return ResNet50_Weights.DEFAULT.get_state_dict(progress=True, check_hash=True)
+        return torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:  # no network, no file, or no weights in it
+        advice = f"download {ResNet50_Weights.DEFAULT.url} elsewhere and give --pretrained FILE"
+        raise UserError(f"no pretrained weights from {source} ({error}): {advice}.") from None
 
 
 def set_aside(checkpoint: Path) -> None:
@@ -631,6 +608,8 @@ def main() -> int | None:
     if checkpoint:
         trainer.load(checkpoint)
         checkpoint.clear()  # as large as the network and the optimiser
+    elif args.init_from or args.pretrained:
+        start_from_other(trainer)
     for stop_signal in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop_signal, trainer.ask_to_stop)
 
@@ -655,7 +634,7 @@ def main() -> int | None:
         trainer.model.load_state_dict(checkpoint["model_state_dict"])
         logits = trainer.evaluate(test)
         raw, calibrated = (
-            score(logits.div(value).softmax(dim=1).numpy(), test.labels.numpy())
+            score(logits.div(value).softmax(dim=1).numpy(), test.labels.numpy(), classes)
             for value in (1.0, checkpoint["temperature"])
         )
         print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {calibrated}")
@@ -704,6 +683,15 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--seed", type=int, default=SEED, help="the same seed gives the same model on the same machine")
 
     add = parser.add_argument_group("network").add_argument
+    add("--model", choices=MODELS, default="custom", help="custom: the flags below shape it; resnet50: torchvision's")
+    add("--init-from", type=Path, metavar="CHECKPOINT", help="start from a trained model, of the same or other grades")
+    add(
+        "--pretrained",
+        nargs="?",
+        const="download",
+        metavar="FILE",
+        help="start resnet50 from ImageNet's weights: torchvision's download, or a file",
+    )
     add("--channels", type=int, nargs="+", default=CHANNELS, help="of each block; 4 drop block 5, 6 add a block")
     add("--fc-features", type=int, nargs=2, default=FC_FEATURES, help="outputs of fc1 and fc2")
     add("--dropout", type=float, default=DROPOUT, help="share of features dropped after fc1 and fc2")
@@ -742,6 +730,8 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     for name in ("weight_decay", "clip_grad_norm", "label_spread", "patience", "seed", "cache_gb"):
         if getattr(args, name) < 0:
             parser.error(f"--{name.replace('_', '-')} must not be negative")
+    if args.pretrained and (args.model != "resnet50" or args.init_from):
+        parser.error("--pretrained is for --model resnet50, without --init-from")
     if args.learning_rate <= 0:
         parser.error("--learning-rate must be above 0")
     return args, checkpoint

@@ -98,7 +98,8 @@ def read_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches of photos (N, 3, H, W), uint8, and labels (N,), in this order; threads read the next ones."""
     photos = map_ahead(pool, read, (split.paths[index] for index in order.tolist()), ahead=2 * batch_size)
-    for indices in order.split(batch_size):
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
         yield torch.stack([next(photos) for _ in indices]), split.labels[indices]
 
 

@@ -3,11 +3,8 @@ import torch
 
 from coin_classifier_custom import (
     CoinClassifier,
-    fit_temperature,
-    learning_rate_factor,
-    make_optimizer,
-    soft_labels,
 )
+from coinkit.learning import fit_temperature, learning_rate_factor, make_optimizer, soft_labels
 
 
 def shapes(model, width, height):

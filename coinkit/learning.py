@@ -1,0 +1,65 @@
+"""What makes the network learn: labels that know the order of grades, the optimiser, its schedule, and calibration."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coinkit.grades import sheldon_number
+
+FULL_RATE_INPUTS = 576  # a layer with more inputs than this (64 channels, 3x3) gets a smaller learning rate
+
+
+def soft_labels(classes: list[str], spread: float) -> Tensor:
+    """Return a row of target probabilities for each class: most on itself, some on its neighbours on the scale.
+
+    A Gaussian over the distance in grades (Diaz & Marathe 2019, "Soft Labels for Ordinal Regression"). Classes that are
+    not on the scale, and all with spread 0, have hard labels.
+    """
+    on_scale = torch.tensor([sheldon_number(name) is not None for name in classes])
+    places = torch.arange(len(classes), dtype=torch.float)
+    distance = places[:, None] - places
+    near = torch.exp(-0.5 * (distance / spread) ** 2) if spread else torch.eye(len(classes))
+    near = torch.where(on_scale[:, None] & on_scale, near, torch.eye(len(classes)))
+    return near / near.sum(dim=1, keepdim=True)
+
+
+def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
+    """Return AdamW with a learning rate for each layer.
+
+    Adam moves every weight by about the learning rate, so a layer's output moves in proportion to its number of
+    inputs: with one rate for all, fc1 with its 65,536 jumps about while the convolutions stand still. Weights of more
+    than `FULL_RATE_INPUTS` inputs therefore get a rate that much smaller (Yang et al. 2022, "Tensor Programs V",
+    arXiv 2203.03466, table 8). What is no weight of a layer (biases, scales of norms) does not decay.
+    """
+    groups = {}
+    for parameter in model.parameters():
+        is_weight = parameter.ndim > 1
+        inputs = parameter[0].numel() if is_weight else 1
+        rate = learning_rate * min(1, FULL_RATE_INPUTS / inputs)
+        group = {"params": [], "lr": rate, "full_lr": rate, "weight_decay": weight_decay if is_weight else 0.0}
+        groups.setdefault((rate, is_weight), group)["params"].append(parameter)
+    return torch.optim.AdamW(groups.values(), fused=fused)
+
+
+def learning_rate_factor(progress: float, warmup: float) -> float:
+    """Return the share of the full learning rate at a progress of 0 to 1: a linear rise, then half a cosine to 0."""
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return by what to divide logits, 0.25 to 4, so that the confidence of predictions is right (arXiv 1706.04599).
+
+    It is the likeliest one given photos that the network has not learned from, and given that it should be about 1
+    (log-normally, with a deviation of 0.5), so that a handful of photos does not decide.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,), the indices of the true classes.
+    """
+    temperatures = torch.logspace(math.log10(0.25), math.log10(4), 201)
+    losses = torch.stack([F.cross_entropy(logits / value, labels, reduction="sum") for value in temperatures])
+    return temperatures[(losses + 2 * temperatures.log() ** 2).argmin()].item()
