@@ -34,13 +34,15 @@ from coinkit.batches import (
     PhotoReader,
     Split,
     augment,
+    differences,
     find_classes,
     find_split,
+    fingerprint,
     normalise,
     read_batches,
 )
 from coinkit.cli import HelpFormatter, UserError, run, usable_cores
-from coinkit.devices import choose_dtype, find_device
+from coinkit.devices import choose_dtype, find_device, is_out_of_memory
 from coinkit.figures import photo_grid
 from coinkit.files import link_or_copy, written_whole
 from coinkit.learning import fit_temperature, learning_rate_factor, make_optimizer, soft_labels
@@ -98,6 +100,9 @@ FORMAT_VERSION = 1
 NEEDED_TO_PREDICT = {"model_state_dict", "classes", "model", "architecture", "temperature"}
 MAX_SAVING_SHARE = 0.02  # of the time may go into checkpoints that are not better than the best one
 SAVE_EVERY = 600  # seconds, in the middle of an epoch
+MIN_UNREADABLE, MAX_UNREADABLE = 3, 0.02  # photos, or share of them, that may go bad before a run ends
+MAX_BAD_STEPS = 5  # without a finite loss, in a row: then back to the last checkpoint
+MAX_RATE_CUTS = 2  # to a tenth, before a run that keeps exploding ends
 SHOWN_PHOTOS = 16  # augmented training photos in TensorBoard
 
 
@@ -247,6 +252,9 @@ class Progress:
     log_dir: str
     steps: int = 0  # taken, over all epochs
     epochs: int = 0  # finished and validated
+    halvings: int = 0  # of --batch-size, to fit into memory
+    rate_cuts: int = 0  # to a tenth, after an explosion
+    bad_steps: int = 0  # without a finite loss and gradient, in a row
     best_epoch: int = 0
     best_val_acc: float = 0.0
     best_val_loss: float = math.inf
@@ -255,6 +263,7 @@ class Progress:
     seen: int = 0  # photos
     loss_sum: float = 0.0
     correct: int = 0
+    gradient_sum: float = 0.0  # of the norms before clipping
     seconds: float = 0.0
 
 
@@ -262,11 +271,17 @@ class Stopped(Exception):
     """The run was asked to stop and has saved where it is."""
 
 
+class Exploded(Exception):
+    """Step after step has had no finite loss."""
+
+
 class Trainer:
     """One run: the network, what teaches it, and how far it has come."""
 
-    def __init__(self, args: argparse.Namespace, classes: list[str], device: torch.device):
+    def __init__(self, args: argparse.Namespace, classes: list[str], train: Split, val: Split, device: torch.device):
         self.args, self.classes, self.device = args, classes, device
+        self.train, self.val = train, val
+        self.dataset = {"train": fingerprint(train, classes), "val": fingerprint(val, classes)}
         self.dtype = choose_dtype(args.precision, device)
         self.memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
         self.architecture = {name: getattr(args, name) for name in ARCHITECTURE[args.model]}
@@ -275,92 +290,174 @@ class Trainer:
         self.model.to(device, memory_format=self.memory_format)
         self.optimizer = make_optimizer(self.model, args.learning_rate, args.weight_decay, args.fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.read = PhotoReader(args.image_width, args.image_height, args.cache_gb)
+        accepted = max(MIN_UNREADABLE, int(MAX_UNREADABLE * (len(train.paths) + len(val.paths))))
+        self.read = PhotoReader(args.image_width, args.image_height, args.cache_gb, accepted)
         self.pool = ThreadPoolExecutor(usable_cores())
         self.targets = soft_labels(classes, args.label_spread).to(device)
-        self.class_weights = torch.ones(len(classes), device=device)
+        weights = balanced_weights(train.labels, len(classes)) if args.class_weights else torch.ones(len(classes))
+        self.class_weights = weights.to(device)
         self.progress = Progress(log_dir=str(args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S}"))
         self.stop = threading.Event()
         self.saved_progress, self.last_save, self.seconds_to_save = {}, time.perf_counter(), 0.0
 
-    def fit(self, train: Split, val: Split) -> None:
+    def fit(self) -> None:
         """Train to the last epoch, or until it gets no better; keep the best epoch in `BEST`, the last in `LAST`.
 
         Raises:
             Stopped: the user asked for it; the run can go on from `LAST`.
+            UserError: it cannot go on: too many photos have gone, no memory, or the loss explodes time and again.
         """
-        args, progress = self.args, self.progress
-        with RunLog(Path(progress.log_dir), first_epoch=progress.epochs + 1) as log:
-            if not progress.steps:
-                log.start(plain_config(args), self.example_photos(train))
-            try:
-                while progress.epochs < args.num_epochs:
-                    self.train_epoch(train)
-                    self.end_epoch(log, val.labels, self.evaluate(val))
-                    if args.patience and progress.epochs - progress.best_epoch >= args.patience:
-                        print(f"No better validation accuracy in {args.patience} epochs: stopped early.")
-                        break
-            except Stopped:
-                self.save()
-                raise
-        if asdict(progress) != self.saved_progress:
+        if not self.saved_progress:
+            self.save()  # shows that there is room, and is something to go back to
+        while not self.finished():
+            with RunLog(Path(self.progress.log_dir), first_epoch=self.progress.epochs + 1) as log:
+                if not self.progress.steps:
+                    log.start(plain_config(self.args), self.example_photos())
+                try:
+                    while not self.finished():
+                        self.train_epoch()
+                        self.end_epoch(log, *self.evaluate(self.val))
+                except Exploded:
+                    self.go_back()
+                except Stopped:
+                    self.save()
+                    raise
+        if asdict(self.progress) != self.saved_progress:
             self.save()
 
-    def train_epoch(self, split: Split) -> None:
-        """Go through an epoch, from the step that the run is at."""
+    def finished(self) -> bool:
+        """Return whether the last epoch is done, or it has got no better for long enough."""
         args, progress = self.args, self.progress
-        batch_size = args.batch_size * args.accumulate
-        steps_per_epoch = math.ceil(len(split.paths) / batch_size)
+        if args.patience and progress.epochs - progress.best_epoch >= args.patience:
+            print(f"No better validation accuracy in {args.patience} epochs: stopped early.")
+            return True
+        return progress.epochs >= args.num_epochs
+
+    def train_epoch(self) -> None:
+        """Go through an epoch, from the photo that the run is at."""
+        args, progress = self.args, self.progress
+        count = len(self.train.paths)
         shuffle = torch.Generator().manual_seed(seed_of(args.seed, progress.epochs, 1))
-        order = torch.randperm(len(split.paths), generator=shuffle)[progress.seen :]
+        order = torch.randperm(count, generator=shuffle)[progress.seen :]
         self.model.train()
         before, started = progress.seconds, time.perf_counter()
         with tqdm(
             desc=f"Epoch {progress.epochs + 1}/{args.num_epochs}",
-            total=len(split.paths),
+            total=count,
             initial=progress.seen,
             unit="photo",
             leave=False,
             disable=None,
         ) as bar:
-            for photos, labels in read_batches(split, order, batch_size, self.read, self.pool):
-                self.train_step(photos, labels, args.num_epochs * steps_per_epoch)
+            size = args.batch_size * args.accumulate
+            batches = read_batches(self.train.paths, order, size, self.read, self.pool)
+            for planned, (photos, indices) in zip(order.split(size), batches, strict=True):
+                if len(photos):
+                    self.train_step(photos, self.train.labels[indices])
+                progress.seen += len(planned)
                 progress.seconds = before + time.perf_counter() - started
-                steps_left = args.num_epochs * steps_per_epoch - progress.steps
-                bar.update(len(photos))
+                photos_left = (args.num_epochs - progress.epochs) * count - progress.seen
+                bar.update(len(planned))
                 bar.set_postfix_str(
                     f"loss {progress.loss_sum / progress.seen:.3f}, accuracy {progress.correct / progress.seen:.3f}, "
                     f"rate {self.learning_rate():.1e}, all done in "
-                    f"{tqdm.format_interval(steps_left * batch_size * progress.seconds / progress.seen)}"
+                    f"{tqdm.format_interval(photos_left * progress.seconds / progress.seen)}"
                 )
                 if time.perf_counter() - self.last_save > SAVE_EVERY:
                     self.save()
                 self.check_stop()
 
-    def train_step(self, photos: Tensor, labels: Tensor, total_steps: int) -> None:
-        """Learn from one batch: photos (N, 3, H, W), uint8, and labels (N,)."""
+    def train_step(self, photos: Tensor, labels: Tensor) -> None:
+        """Learn from one batch: photos (N, 3, H, W), uint8, and labels (N,).
+
+        Raises:
+            Exploded: no step has had a finite loss and gradient for long; the weights are as they were before.
+        """
         args, progress = self.args, self.progress
-        torch.manual_seed(seed_of(args.seed, progress.steps))  # of the augmentation and of dropout
-        factor = learning_rate_factor((progress.steps + 1) / (total_steps + 1), args.warmup)
+        middle = progress.epochs + (progress.seen + len(photos) / 2) / len(self.train.paths)  # of this step, in epochs
+        factor = learning_rate_factor(middle / args.num_epochs, args.warmup) * 0.1**progress.rate_cuts
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["full_lr"]
 
-        photos, labels = photos.to(self.device), labels.to(self.device)
-        photos = augment(photos, args.augment)
-        for part, part_labels in zip(photos.split(args.batch_size), labels.split(args.batch_size), strict=True):
-            losses, logits = self.losses(part, part_labels)
-            loss = (losses * self.class_weights[part_labels]).sum() / len(photos)
-            self.scaler.scale(loss).backward()
-            progress.loss_sum += losses.sum().item()
-            progress.correct += (logits.argmax(1) == part_labels).sum().item()
-        if args.clip_grad_norm:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), args.clip_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        progress.seen += len(photos)
+        loss_sum, correct = self.add_up_gradients(photos.to(self.device), labels.to(self.device))
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), args.clip_grad_norm or math.inf).item()
         progress.steps += 1
+        # The scaler of fp16 tries out how far it can go, and leaves out steps with infinite gradients by itself.
+        if math.isfinite(loss_sum) and (math.isfinite(norm) or self.scaler.is_enabled()):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            progress.loss_sum += loss_sum
+            progress.correct += correct
+            progress.gradient_sum += norm * len(photos) if math.isfinite(norm) else 0.0
+            progress.bad_steps = 0
+        else:
+            progress.bad_steps += 1
+        self.optimizer.zero_grad()
+        if progress.bad_steps >= MAX_BAD_STEPS:
+            raise Exploded
+
+    def add_up_gradients(self, photos: Tensor, labels: Tensor) -> tuple[float, int]:
+        """Add up the gradients of a batch, part by part, in smaller parts if the memory is not enough.
+
+        Returns:
+            The sum of the losses, and how many photos were graded right.
+
+        Raises:
+            UserError: the memory is not enough for one photo at a time.
+        """
+        while True:
+            torch.manual_seed(seed_of(self.args.seed, self.progress.steps))  # of the augmentation and of dropout
+            loss_sum, correct = 0.0, 0
+            try:
+                augmented = augment(photos, self.args.augment)
+                parts = augmented.split(self.part_size()), labels.split(self.part_size())
+                for part, part_labels in zip(*parts, strict=True):
+                    losses, logits = self.losses(part, part_labels)
+                    loss = (losses * self.class_weights[part_labels]).sum() / len(photos)
+                    self.scaler.scale(loss).backward()
+                    loss_sum += losses.sum().item()
+                    correct += (logits.argmax(1) == part_labels).sum().item()
+                return loss_sum, correct
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            self.optimizer.zero_grad()
+            self.use_smaller_parts()
+
+    def part_size(self) -> int:
+        """Return how many photos go through the network at once."""
+        return max(1, self.args.batch_size >> self.progress.halvings)
+
+    def use_smaller_parts(self) -> None:
+        """Halve the number of photos that go through the network at once; a step is still made of as many."""
+        if self.part_size() == 1:
+            raise UserError(
+                "out of memory with one photo at a time: use a smaller --image-width and --image-height "
+                "(--preset small), or fewer --channels."
+            )
+        self.progress.halvings += 1
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        tqdm.write(
+            f"Out of memory: from now on {self.part_size()} photos at once; the steps, and the result, stay the same."
+        )
+
+    def go_back(self) -> None:
+        """After an explosion, go on from the last checkpoint with a tenth of the learning rate.
+
+        Raises:
+            UserError: that has been tried often enough.
+        """
+        rate_cuts, rate = self.progress.rate_cuts + 1, self.learning_rate()
+        if rate_cuts > MAX_RATE_CUTS:
+            raise UserError(
+                f"the loss has exploded {rate_cuts} times (NaN). Try --learning-rate {self.args.learning_rate / 10:g} "
+                f"or --clip-grad-norm 0.5, and look for corrupted photos. {LAST} is from before that."
+            )
+        tqdm.write(f"The loss explodes (NaN) at a rate of {rate:.1e}: back to {LAST}, with a tenth of the rate.")
+        self.load(load_checkpoint(self.args.output / LAST, mmap=False))
+        self.progress.rate_cuts = rate_cuts
 
     def losses(self, photos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the losses (N,) and logits (N, classes) of photos (N, 3, H, W), bytes or 0.0 to 1.0."""
@@ -369,32 +466,39 @@ class Trainer:
         return F.cross_entropy(logits, self.targets[labels], reduction="none"), logits
 
     @torch.inference_mode()
-    def evaluate(self, split: Split) -> Tensor:
-        """Return the logits (N, classes) of a split, on the CPU."""
+    def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Return which photos of a split could be read, as indices (N,), and their logits (N, classes), on the CPU."""
         self.model.eval()
-        logits = [torch.empty(0, len(self.classes))]
+        read, logits = [torch.empty(0, dtype=torch.long)], [torch.empty(0, len(self.classes))]
         order = torch.arange(len(split.paths))
-        for photos, labels in read_batches(split, order, self.args.batch_size, self.read, self.pool):
-            logits.append(self.losses(photos.to(self.device), labels.to(self.device))[1].cpu())
+        for photos, indices in read_batches(split.paths, order, self.part_size(), self.read, self.pool):
+            if len(photos):
+                labels = split.labels[indices].to(self.device)
+                read.append(indices)
+                logits.append(self.losses(photos.to(self.device), labels)[1].cpu())
             self.check_stop()
-        return torch.cat(logits)
+        return torch.cat(read), torch.cat(logits)
 
-    def end_epoch(self, log: RunLog, labels: Tensor, logits: Tensor) -> None:
+    def end_epoch(self, log: RunLog, read: Tensor, logits: Tensor) -> None:
         """Log an epoch and, if it is the best one, save it; without validation photos, the latest is the best.
 
         Args:
             log: where to.
-            labels, logits: of the validation photos, (N,) and (N, classes).
+            read, logits: of the validation photos, as `evaluate` returns them.
         """
+        labels = self.val.labels[read]
         args, progress = self.args, self.progress
         progress.epochs += 1
         loss, accuracy = progress.loss_sum / progress.seen, progress.correct / progress.seen
         rate, photos_per_second = self.learning_rate(), progress.seen / progress.seconds
+        gradient_norm = progress.gradient_sum / progress.seen
         progress.seen, progress.loss_sum, progress.correct, progress.seconds = 0, 0.0, 0, 0.0
+        progress.gradient_sum = 0.0
         log.train.add_scalar("loss", loss, progress.epochs)
         log.train.add_scalar("accuracy", accuracy, progress.epochs)
         log.train.add_scalar("learning rate", rate, progress.epochs)
         log.train.add_scalar("photos per second", photos_per_second, progress.epochs)
+        log.train.add_scalar("gradient norm", gradient_norm, progress.epochs)
 
         val_loss, val_accuracy = math.nan, math.nan
         if len(labels):
@@ -435,6 +539,7 @@ class Trainer:
             "scaler_state_dict": self.scaler.state_dict(),
             "best_val_acc": self.progress.best_val_acc,
             "classes": self.classes,
+            "dataset": self.dataset,
             "model": self.args.model,
             "temperature": self.progress.temperature,
             "architecture": self.architecture,
@@ -456,6 +561,12 @@ class Trainer:
             raise UserError(f"the run to resume has other grades than {self.args.data}; train without --resume.")
         if (checkpoint["model"], checkpoint["architecture"]) != (self.args.model, self.architecture):
             raise UserError("the run to resume has another architecture than these options; train without --resume.")
+        changes = differences(checkpoint["dataset"], self.dataset)
+        if changes and not self.args.accept_changes:
+            raise UserError(
+                f"{self.args.data} has changed since this run began: {changes}. Go on with it all the same by "
+                "--accept-changes, or train without --resume."
+            )
         self.model.load_state_dict(checkpoint["model_state_dict"])
         full_rates = [group["full_lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
@@ -464,18 +575,21 @@ class Trainer:
         self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
         self.saved_progress = checkpoint["progress"]
         self.progress = Progress(**self.saved_progress)
+        if changes:  # the order of photos is another one: begin the epoch again
+            self.progress.seen = self.progress.correct = 0
+            self.progress.loss_sum = self.progress.gradient_sum = self.progress.seconds = 0.0
 
     def learning_rate(self) -> float:
         """Return the learning rate of the last step, in layers of few inputs."""
         return max(group["lr"] for group in self.optimizer.param_groups)
 
-    def example_photos(self, split: Split) -> np.ndarray:
+    def example_photos(self) -> np.ndarray:
         """Return some augmented photos with their grades, as a picture (height, width, 3), uint8."""
         torch.manual_seed(self.args.seed)
-        shown = torch.randperm(len(split.paths))[:SHOWN_PHOTOS]
-        photos, labels = next(read_batches(split, shown, SHOWN_PHOTOS, self.read, self.pool))
+        shown = torch.randperm(len(self.train.paths))[:SHOWN_PHOTOS]
+        photos, indices = next(read_batches(self.train.paths, shown, SHOWN_PHOTOS, self.read, self.pool))
         photos = (augment(photos, self.args.augment) * 255).byte().permute(0, 2, 3, 1).numpy()
-        return photo_grid(photos, [self.classes[label] for label in labels])
+        return photo_grid(photos, [self.classes[label] for label in self.train.labels[indices]])
 
     def ask_to_stop(self, *_: object) -> None:
         """Handle Ctrl-C and SIGTERM: save after the step at hand; the next Ctrl-C stops at once."""
@@ -590,7 +704,7 @@ def plain_config(args: argparse.Namespace) -> dict:
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in vars(args).items()
-        if name not in ("resume", "preset")
+        if name not in ("resume", "accept_changes", "preset")
     }
 
 
@@ -602,9 +716,7 @@ def main() -> int | None:
     args, checkpoint = parse_arguments()
     classes = find_classes(args.data)
     train, val, test = (find_split(args.data / split, classes) for split in SPLITS)
-    trainer = Trainer(args, classes, find_device(args.device))
-    if args.class_weights:
-        trainer.class_weights = balanced_weights(train.labels, len(classes)).to(trainer.device)
+    trainer = Trainer(args, classes, train, val, find_device(args.device))
     if checkpoint:
         trainer.load(checkpoint)
         checkpoint.clear()  # as large as the network and the optimiser
@@ -623,7 +735,7 @@ def main() -> int | None:
         print(f"This run has finished its {args.num_epochs} epochs; a larger --num-epochs trains it further.")
     print(f"Watch it: tensorboard --logdir={args.runs}\n", flush=True)
     try:
-        trainer.fit(train, val)
+        trainer.fit()
     except Stopped:
         print(f"Stopped at step {trainer.progress.steps}. To go on: {command_line()} --resume")
         return 130
@@ -632,9 +744,9 @@ def main() -> int | None:
     if test.paths:
         checkpoint = load_checkpoint(best)
         trainer.model.load_state_dict(checkpoint["model_state_dict"])
-        logits = trainer.evaluate(test)
+        read, logits = trainer.evaluate(test)
         raw, calibrated = (
-            score(logits.div(value).softmax(dim=1).numpy(), test.labels.numpy(), classes)
+            score(logits.div(value).softmax(dim=1).numpy(), test.labels[read].numpy(), classes)
             for value in (1.0, checkpoint["temperature"])
         )
         print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {calibrated}")
@@ -655,6 +767,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--output", type=Path, default=Path(), help=f"folder for {BEST} and {LAST}")
     add("--runs", type=Path, default=RUNS, help="folder for TensorBoard")
     add("--resume", action="store_true", help=f"go on from {LAST}, with its options")
+    add("--accept-changes", action="store_true", help="resume though photos have been added, removed or replaced")
 
     add = parser.add_argument_group("training").add_argument
     add(

@@ -1,7 +1,8 @@
 """Batches of photos for the network: read them ahead, vary them, normalise them."""
 
+import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from coinkit.cli import UserError
 from coinkit.grades import scale_order
@@ -40,27 +42,37 @@ class PhotoReader:
     Args:
         width, height: the size, in pixels.
         cache_gb: room for decoded photos, in gigabytes.
+        max_unreadable: how many photos may be left out because they cannot be read.
     """
 
-    def __init__(self, width: int, height: int, cache_gb: float = 0):
+    def __init__(self, width: int, height: int, cache_gb: float = 0, max_unreadable: int = 0):
         self.size = (width, height)
+        self.max_unreadable = max_unreadable
+        self.unreadable = set()
         self.cache = {}
         self.cache_limit = int(cache_gb * 1e9 / (3 * width * height))
 
-    def __call__(self, path: Path) -> Tensor:
-        """Return a photo, (3, height, width), uint8.
+    def __call__(self, path: Path) -> Tensor | None:
+        """Return a photo, (3, height, width), uint8, or None if it cannot be read.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: more photos than accepted cannot be read.
         """
         photo = self.cache.get(path)
-        if photo is None:
+        if photo is None and path not in self.unreadable:
             try:
                 photo = to_tensor(open_photo(path, *self.size)[0])
             except PhotoError as error:
-                raise UserError(f"{path} is {error}. Run python prepare_dataset.py again.") from None
-            if len(self.cache) < self.cache_limit:
-                self.cache[path] = photo
+                self.unreadable.add(path)
+                if len(self.unreadable) > self.max_unreadable:
+                    raise UserError(
+                        f"{path} is {error}, and {len(self.unreadable) - 1} others cannot be read either; up to "
+                        f"{self.max_unreadable} would have been left out. Run python prepare_dataset.py again."
+                    ) from None
+                tqdm.write(f"Left out: {path} is {error}.")
+            else:
+                if len(self.cache) < self.cache_limit:
+                    self.cache[path] = photo
         return photo
 
 
@@ -93,14 +105,49 @@ def find_split(folder: Path, classes: list[str]) -> Split:
     return Split([path for path, _ in photos], torch.tensor([label for _, label in photos], dtype=torch.long))
 
 
+def fingerprint(split: Split, classes: list[str]) -> dict[str, list]:
+    """Return for each grade how many photos it has, and a digest of their names and sizes, which changes with them."""
+    digests = [hashlib.sha256() for _ in classes]
+    for path, label in zip(split.paths, split.labels.tolist(), strict=True):
+        digests[label].update(f"{path.name}\0{path.stat().st_size}\0".encode(errors="surrogateescape"))
+    counts = torch.bincount(split.labels, minlength=len(classes)).tolist()
+    return {grade: [count, digest.hexdigest()] for grade, count, digest in zip(classes, counts, digests, strict=True)}
+
+
+def differences(before: dict[str, dict], now: dict[str, dict]) -> str:
+    """Say what is different in the fingerprints of splits, {split: {grade: [count, digest]}}; "" if nothing is."""
+    changes = []
+    for split, grades in now.items():
+        for grade, (count, digest) in grades.items():
+            count_before, digest_before = before[split][grade]
+            if digest != digest_before:
+                what = "other photos" if count == count_before else f"{count_before} photos then, {count} now"
+                changes.append(f"{split}/{grade} ({what})")
+    return ", ".join(changes[:5]) + (", ..." if len(changes) > 5 else "")
+
+
 def read_batches(
-    split: Split, order: Tensor, batch_size: int, read: PhotoReader, pool: Executor
+    paths: Sequence[Path], order: Tensor, batch_size: int, read: PhotoReader, pool: Executor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of photos (N, 3, H, W), uint8, and labels (N,), in this order; threads read the next ones."""
-    photos = map_ahead(pool, read, (split.paths[index] for index in order.tolist()), ahead=2 * batch_size)
+    """Yield batches of photos and their indices in this order, while threads read the next ones.
+
+    Photos that cannot be read are left out, so a batch may be smaller than the others, or empty.
+
+    Args:
+        paths: of the photos.
+        order: (N,), indices of the photos wanted.
+        batch_size: photos in a batch.
+        read, pool: what reads them, and where.
+
+    Yields:
+        Photos (batch, 3, H, W), uint8, and their indices, (batch,).
+    """
+    photos = map_ahead(pool, read, (paths[index] for index in order.tolist()), ahead=2 * batch_size)
     for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        yield torch.stack([next(photos) for _ in indices]), split.labels[indices]
+        planned = order[start : start + batch_size]
+        batch = [(photo, index) for index in planned.tolist() if (photo := next(photos)) is not None]
+        indices = torch.tensor([index for _, index in batch], dtype=torch.long)
+        yield torch.stack([photo for photo, _ in batch]) if batch else torch.empty(0), indices
 
 
 def normalise(photos: Tensor) -> Tensor:
