@@ -114,11 +114,23 @@ class GradeScore(NamedTuple):
     count: int  # of photos of this grade
 
 
+def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return how many photos of each true grade, a row, were given each grade, a column: (classes, classes).
+
+    Args:
+        predicted, labels: (N,), the indices of the predicted and of the true classes.
+        num_classes: how many there are.
+    """
+    confusion = np.zeros((num_classes, num_classes), dtype=int)
+    np.add.at(confusion, (labels, predicted), 1)
+    return confusion
+
+
 def score_grades(confusion: np.ndarray, classes: list[str]) -> dict[str, GradeScore]:
     """Return the score of each grade, by its name.
 
     Args:
-        confusion: (classes, classes), how many photos of each true grade, a row, were given each grade, a column.
+        confusion: (classes, classes), as `confusion_matrix` returns it.
         classes: the names of the grades.
     """
     exact, given, true = (counts.tolist() for counts in (confusion.diagonal(), confusion.sum(0), confusion.sum(1)))
