@@ -154,3 +154,34 @@ def test_resume_refuses_another_network_or_other_grades(dataset, tmp_path):
     make_dataset(dataset, grades=["au58"])
     assert_fails(run_script("coin_classifier_custom.py", "--resume", cwd=tmp_path), "other grades")
     assert (tmp_path / LAST).read_bytes() == before
+
+
+def test_resnet50_trains_in_the_same_loop(dataset, tmp_path):
+    result = train(tmp_path, "--model", "resnet50", "--num-epochs", 1, "--image-width", 64, "--image-height", 64)
+    assert result.returncode == 0, result.stderr
+    assert "23.5 million parameters" in result.stdout
+    result = run_script("predict.py", "coin_dataset/test/ms65/0.jpg", cwd=tmp_path)
+    assert "Predicted Grade" in result.stdout, result.stderr
+
+    weights = load(tmp_path)["model_state_dict"]
+    weights |= {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}  # as torchvision's have it
+    torch.save(weights, tmp_path / "imagenet.pth")
+    options = ["--model", "resnet50", "--num-epochs", 1, "--learning-rate", 1e-9, "--output", "tuned"]
+    result = train(tmp_path, "--pretrained", "imagenet.pth", *options)
+    assert result.returncode == 0, result.stderr
+    tuned = load(tmp_path / "tuned")["model_state_dict"]
+    assert torch.allclose(tuned["layer4.2.conv3.weight"], weights["layer4.2.conv3.weight"], atol=1e-6)
+    assert tuned["fc.weight"].shape == (3, 2048)
+    assert_fails(train(tmp_path, "--pretrained", "nowhere.pth", *options), "nowhere.pth", "--pretrained FILE")
+    assert_fails(train(tmp_path, "--pretrained"), "resnet50")
+
+
+def test_it_starts_from_another_model_though_its_grades_differ(trained, tmp_path):
+    make_dataset(tmp_path / "coin_dataset", grades=("g06", "ms65"))
+    options = ["--init-from", trained / BEST, "--num-epochs", 1, "--learning-rate", 1e-9]
+    result = train(tmp_path, *options)
+    assert result.returncode == 0, result.stderr
+    given, taken = load(trained, BEST)["model_state_dict"], load(tmp_path)["model_state_dict"]
+    assert torch.allclose(taken["fc1.weight"], given["fc1.weight"], atol=1e-6)
+    assert taken["fc3.weight"].shape == (2, 16) and given["fc3.weight"].shape == (3, 16)
+    assert_fails(train(tmp_path, *options, "--fc-features", 8, 8), "another architecture", "fc1.weight")
