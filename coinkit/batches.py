@@ -130,21 +130,39 @@ def augment(photos: Tensor, strength: str) -> Tensor:
     def uniform(*shape: int) -> Tensor:  # drawn on the CPU, so that every device sees the same photos
         return torch.empty(shape).uniform_(-1, 1).to(photos.device)
 
-    count, _, height, width = photos.shape
-    faces = photos.unflatten(3, (2, -1)).permute(0, 3, 1, 2, 4).flatten(0, 1)
-    angle = uniform(2 * count) * math.radians(limits["rotation"])
-    zoom = 1 + uniform(2 * count) * limits["zoom"]
-    shift = uniform(2 * count, 2) * 2 * limits["shift"]  # the grid goes from -1 to 1
-    face_aspect = height / (width / 2)
-    cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    rows = [cos, -sin * face_aspect, shift[:, 0], sin / face_aspect, cos, shift[:, 1]]
-    grid = F.affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3), list(faces.shape), align_corners=False)
-    faces = F.grid_sample(faces, grid, padding_mode="border", align_corners=False)
-    photos = faces.unflatten(0, (count, 2)).permute(0, 2, 3, 1, 4).flatten(3)
-
+    count = len(photos)
+    photos = move_faces(
+        photos,
+        angle=uniform(2 * count) * math.radians(limits["rotation"]),
+        zoom=1 + uniform(2 * count) * limits["zoom"],
+        shift=uniform(2 * count, 2) * limits["shift"],
+    )
     brightness, contrast, saturation = 1 + uniform(3, count, 1, 1, 1) * limits["colour"]
     photos = photos * brightness
     grey = photos.mean(dim=1, keepdim=True)
     photos = grey + (photos - grey) * saturation
     middle = photos.mean(dim=(1, 2, 3), keepdim=True)
     return (middle + (photos - middle) * contrast).clamp(0, 1)
+
+
+def move_faces(photos: Tensor, angle: Tensor, zoom: Tensor, shift: Tensor) -> Tensor:
+    """Turn, shrink and shift each face of photos, one half of the width, on its own; its border fills what comes free.
+
+    Args:
+        photos: (N, 3, H, W), float.
+        angle: (2N,), in radians; obverse and reverse of the first photo, then of the second, ...
+        zoom: (2N,), how much of a face is seen; above 1, it becomes smaller.
+        shift: (2N, 2), to the left and upwards, in shares of a face.
+
+    Returns:
+        (N, 3, H, W).
+    """
+    count, _, height, width = photos.shape
+    faces = photos.unflatten(3, (2, -1)).permute(0, 3, 1, 2, 4).flatten(0, 1)
+    face_aspect = height / (width / 2)
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    left, up = (2 * shift).unbind(1)  # the grid goes from -1 to 1
+    rows = torch.stack([cos, -sin * face_aspect, left, sin / face_aspect, cos, up], dim=1)
+    grid = F.affine_grid(rows.view(-1, 2, 3), list(faces.shape), align_corners=False)
+    faces = F.grid_sample(faces, grid, padding_mode="border", align_corners=False)
+    return faces.unflatten(0, (count, 2)).permute(0, 2, 3, 1, 4).flatten(3)
