@@ -14,8 +14,6 @@ import io
 import json
 import math
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -26,17 +24,16 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from coinkit.batches import Split, normalise, to_tensor
-from coinkit.cli import UserError, usable_cores
+from coinkit.batches import Split, grade_batches, normalise, to_tensor
+from coinkit.cli import UserError
 from coinkit.figures import confusion_chart, overlay, photo_grid, reliability_diagram
 from coinkit.files import folder_written_whole
 from coinkit.heatmaps import heatmaps
 from coinkit.metrics import Estimate, GradeScore, confusion_matrix, estimate_score, score_grades
-from coinkit.photos import PhotoError, map_ahead, open_photo
+from coinkit.photos import PhotoError, open_photo
 
 FILES = {"index.html", "confusion.png", "reliability.png", "mistakes.png", "predictions.csv", "metrics.json"}
 TEMPLATE = Path(__file__).with_name("report.html")
-BATCH_SIZE = 8
 MISTAKES = 12  # in the gallery
 
 
@@ -113,15 +110,21 @@ def evaluate(model: nn.Module, checkpoint: dict, split: Split, device: torch.dev
     Raises:
         UserError: none of the photos can be read.
     """
+
+    @torch.inference_mode()
+    def grade(photos: list[Tensor]) -> np.ndarray:
+        logits = model(normalise(torch.stack(photos).to(device)))
+        return (logits / checkpoint["temperature"]).softmax(dim=1).cpu().numpy()
+
     read, probabilities, unread = [], [], {}
-    results = grade_photos(model, checkpoint["temperature"], split.paths, device)
+    results = grade_batches(split.paths, partial(read_photo, model), grade)
     bar = tqdm(results, "Grading", len(split.paths), unit="photo", leave=False, disable=None)
     for index, (path, result) in enumerate(bar):
         if isinstance(result, PhotoError):
             unread[path] = result
         else:
             read.append(index)
-            probabilities.append(result.numpy())
+            probabilities.append(result)
     for path, reason in unread.items():
         print(f"{path}: {reason}", file=sys.stderr)
     if not read:
@@ -130,30 +133,13 @@ def evaluate(model: nn.Module, checkpoint: dict, split: Split, device: torch.dev
     return Evaluation(checkpoint["classes"], paths, labels, np.stack(probabilities), unread)
 
 
-def grade_photos(
-    model: nn.Module, temperature: float, paths: list[Path], device: torch.device
-) -> Iterator[tuple[Path, Tensor | PhotoError]]:
-    """Yield each path with the probabilities of its grades, (classes,), or with why it cannot be read."""
-    read = partial(read_photo, width=model.image_width, height=model.image_height)
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        photos = map_ahead(pool, read, paths, ahead=2 * BATCH_SIZE)
-        for start in range(0, len(paths), BATCH_SIZE):
-            batch = [(path, next(photos)) for path in paths[start : start + BATCH_SIZE]]
-            readable = [photo for _, photo in batch if isinstance(photo, Tensor)]
-            if readable:
-                with torch.inference_mode():
-                    logits = model(normalise(torch.stack(readable).to(device)))
-                probabilities = iter((logits / temperature).softmax(dim=1).cpu())
-            for path, photo in batch:
-                yield path, next(probabilities) if isinstance(photo, Tensor) else photo
+def read_photo(model: nn.Module, path: Path) -> Tensor:
+    """Return a photo as the network takes it, (3, height, width), uint8.
 
-
-def read_photo(path: Path, width: int, height: int) -> Tensor | PhotoError:
-    """Return a photo, (3, height, width), uint8, or why it cannot be read."""
-    try:
-        return to_tensor(open_photo(path, width, height)[0])
-    except PhotoError as error:
-        return error
+    Raises:
+        PhotoError: it cannot be read.
+    """
+    return to_tensor(open_photo(path, model.image_width, model.image_height)[0])
 
 
 def check_report(folder: Path) -> None:
@@ -214,7 +200,7 @@ def write_report(evaluation: Evaluation, model: nn.Module, device: torch.device,
 
 def mistake_picture(evaluation: Evaluation, index: int, model: nn.Module, device: torch.device) -> np.ndarray:
     """Return a photo beside what in it spoke for the predicted grade, (height, 2 * width, 3), uint8."""
-    photo = to_tensor(open_photo(evaluation.paths[index], model.image_width, model.image_height)[0])
+    photo = read_photo(model, evaluation.paths[index])
     target = torch.tensor([evaluation.predicted[index]], device=device)
     heatmap = heatmaps(model, normalise(photo[None].to(device)), target)[0].cpu().numpy()
     photo = photo.permute(1, 2, 0).numpy()
