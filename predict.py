@@ -123,11 +123,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--tta", action="store_true", help=f"see each photo {1 + len(TTA_VIEWS)} times, turned and shifted a little")
     add("--top-k", type=int, default=TOP_K, help="how many grades to name")
-    add("--min-confidence", type=float, default=0, metavar="SHARE", help="note below which one is unsure, 0 to 1")
+    add("--min-confidence", type=float, default=0, metavar="SHARE", help="below this, 0 to 1, a note says unsure")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--json", action="store_true", help="print a line of JSON for each photo")
     add("--csv", type=Path, metavar="FILE.csv", help="write a table with a row for each photo")
-    add("--heatmap", type=Path, metavar="PNG", help="picture of what decided; for several photos, a folder of them")
+    add("--heatmap", type=Path, metavar="FILE.png", help="picture of what decided; for several photos, a folder")
     args = parser.parse_args()
 
     # After --checkpoint, only the names tell where the checkpoints end and the photos begin.

@@ -5,7 +5,10 @@ from torch import Tensor, nn
 
 
 def heatmaps(model: nn.Module, photos: Tensor, targets: Tensor) -> Tensor:
-    """Return where photos show what speaks for a grade, by Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391).
+    """Return where photos show what speaks for a grade, by HiResCAM (Draelos & Carin 2020, arXiv 2011.08891).
+
+    Grad-CAM would average the gradients over all places first, which fits a network that ends with an average over
+    places, as ResNet-50 does; on it the two agree. Fully connected layers treat each place differently.
 
     Each photo's map is scaled by itself, so that its hottest place is 1; where nothing speaks for the grade, all is 0.
 
@@ -17,16 +20,15 @@ def heatmaps(model: nn.Module, photos: Tensor, targets: Tensor) -> Tensor:
     Returns:
         (N, H, W), 0 to 1.
     """
-    from captum.attr import LayerAttribution, LayerGradCam  # takes a second that predict.py can save
+    from captum.attr import LayerAttribution, LayerGradientXActivation  # takes a second that predict.py can save
 
     if hasattr(model, "layer4"):  # ResNet-50, whose last block ends without a pooling
         layer, before_it = model.layer4, False
     else:  # what goes into the last pooling has twice the detail of what comes out
         layer, before_it = [layer for layer in model.modules() if isinstance(layer, nn.MaxPool2d)][-1], True
     with torch.inference_mode(False), torch.enable_grad():  # the caller may have switched gradients off
-        cam = LayerGradCam(model, layer)
-        maps = cam.attribute(
-            photos.clone(), targets.clone(), attribute_to_layer_input=before_it, relu_attributions=True
-        )
+        cam = LayerGradientXActivation(model, layer)
+        maps = cam.attribute(photos.clone(), targets.clone(), attribute_to_layer_input=before_it)
+    maps = maps.sum(dim=1, keepdim=True).relu()
     maps = LayerAttribution.interpolate(maps.detach(), photos.shape[2:], "bilinear")[:, 0]
     return maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)

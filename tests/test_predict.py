@@ -29,6 +29,13 @@ def as_json(result):
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+def grade(checkpoints, photos, tta=False):
+    """The probabilities of the grades of photos, (photos, grades)."""
+    device = torch.device("cpu")
+    networks, _ = command.load_networks(checkpoints, device)
+    return torch.stack([result[0] for _, result in command.predict(networks, photos, tta, device)])
+
+
 def test_a_photo_gets_its_grade_as_the_guide_shows_it(trained):
     result = predict(trained, "coin_dataset/train/ms65/0.jpg")
     assert result.returncode == 0, result.stderr
@@ -54,11 +61,8 @@ def test_a_photo_and_its_shrunk_copy_get_the_same_grade(trained, tmp_path):
         large = photo.resize((6000, 3000), Image.Resampling.BICUBIC)
     large.save(tmp_path / "large.jpg", quality=92)
     large.resize((1024, 512), Image.Resampling.BICUBIC).save(tmp_path / "small.jpg", quality=95, subsampling=0)
-    small, large = (
-        {top["grade"]: top["confidence"] for top in photo["top"]}
-        for photo in as_json(predict(trained, tmp_path / "small.jpg", tmp_path / "large.jpg", "--json"))
-    )
-    assert all(abs(small[grade] - large[grade]) < 0.02 for grade in small)
+    small, large = grade([trained / BEST], [tmp_path / "small.jpg", tmp_path / "large.jpg"])
+    assert torch.allclose(small, large, atol=0.02)
 
 
 def test_the_temperature_of_the_checkpoint_decides_how_sure_it_is(trained, tmp_path):
@@ -66,8 +70,7 @@ def test_the_temperature_of_the_checkpoint_decides_how_sure_it_is(trained, tmp_p
     for temperature in (0.5, 1.0, 2.0):
         checkpoint = torch.load(trained / BEST, weights_only=True) | {"temperature": temperature}
         torch.save(checkpoint, tmp_path / BEST)
-        photo = trained / "coin_dataset/train/vf30/0.jpg"
-        confidences.append(as_json(predict(tmp_path, photo, "--json"))[0]["confidence"])
+        confidences.append(grade([tmp_path / BEST], [trained / "coin_dataset/train/vf30/0.jpg"]).max().item())
     assert confidences == sorted(confidences, reverse=True) and confidences[0] > confidences[2]
 
 
@@ -141,19 +144,15 @@ def test_many_photos_get_a_line_and_a_row_each_with_what_is_odd_about_them(train
         assert confidence == f"{float(row['confidence']):.2%}"
 
 
-def test_a_note_follows_what_is_said_of_one_photo(trained, tmp_path):
-    draw_photo(1, (120, 120)).save(tmp_path / "square.png")
-    lines = predict(trained, tmp_path / "square.png").stdout.splitlines()
-    assert lines[0].startswith("Predicted Grade: ") and lines[-2:] == ["", "Note: not 2:1"]
-
-
 def test_a_terminal_shows_a_bar_that_the_output_is_free_of(trained):
-    pty = pytest.importorskip("pty", reason="there are no pseudo-terminals here")
-    ours, theirs = pty.openpty()
+    termios = pytest.importorskip("termios", reason="there are no pseudo-terminals here")
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
     arguments = [sys.executable, ROOT / "predict.py", "coin_dataset/test/g06", "--device", "cpu"]
     result = subprocess.run(arguments, cwd=trained, stdout=subprocess.PIPE, stderr=theirs, text=True)
-    os.close(theirs)
+    os.set_blocking(ours, False)
     assert "0/3" in os.read(ours, 10000).decode()
+    os.close(theirs)
     os.close(ours)
     assert len(result.stdout.splitlines()) == 3 and "\r" not in result.stdout
 
@@ -166,12 +165,6 @@ def save_network(path, classes=("g06", "vf30", "ms65"), width=64, height=32):
     checkpoint = {"format_version": 1, "model": "custom", "architecture": architecture, "temperature": 0.7}
     torch.save(checkpoint | {"classes": list(classes), "model_state_dict": model.state_dict()}, path)
     return path
-
-
-def grade(checkpoints, photos, tta=False):
-    device = torch.device("cpu")
-    networks, _ = command.load_networks(checkpoints, device)
-    return torch.stack([result[0] for _, result in command.predict(networks, photos, tta, device)])
 
 
 def test_several_checkpoints_give_the_mean_of_their_probabilities(trained, tmp_path):
@@ -188,29 +181,34 @@ def test_several_checkpoints_give_the_mean_of_their_probabilities(trained, tmp_p
 
 def test_checkpoints_of_other_grades_are_not_averaged(trained, tmp_path):
     other = save_network(tmp_path / "other.pth", classes=("g06", "vf30", "au50"))
-    assert_fails(predict(trained, "coin_dataset/test/g06", "--checkpoint", BEST, other), "other.pth", "other grades")
+    with pytest.raises(UserError, match="other.pth has other grades"):
+        grade([trained / BEST, other], [])
 
 
 def test_tta_takes_the_mean_over_views_whatever_the_other_photos(trained):
     photos = sorted((trained / "coin_dataset/test").glob("*/*.jpg"))
     plain, mean = grade([trained / BEST], photos), grade([trained / BEST], photos, tta=True)
-    assert 0 < (plain - mean).abs().max() and torch.allclose(mean.sum(dim=1), torch.ones(len(photos)))
+    assert (plain - mean).abs().max() > 0 and torch.allclose(mean.sum(dim=1), torch.ones(len(photos)))
     assert torch.allclose(grade([trained / BEST], photos[-1:], tta=True), mean[-1:], atol=1e-5)
 
 
 def test_faces_move_on_their_own():
     photos = torch.zeros(1, 1, 40, 80)
-    photos[0, 0, 20, [20, 60]] = 1  # the middle of each face
-    photos[0, 0, 20, 30] = 1  # to the right of the middle of the first
+    photos[..., 19:21, 29:31] = 1  # in the first face, to the right of the middle
+    photos[..., 19:21, 59:61] = 1  # in the middle of the second
     angle, shift = torch.tensor([torch.pi / 2, 0]), torch.tensor([[0, 0], [0.25, 0.1]])
-    moved = move_faces(photos, angle, torch.ones(2), shift)[0, 0]
-    assert moved[:, 40:].argmax() == 16 * 40 + 10  # 10 pixels to the left, 4 up
-    assert moved[20, 20] > 0.5 and moved[20, 30] < 0.1 and max(moved[10, 20], moved[30, 20]) > 0.5
+    expected = torch.zeros(1, 1, 40, 80)
+    expected[..., 9:11, 19:21] = 1  # turned to the left
+    expected[..., 15:17, 49:51] = 1  # shifted by 10 pixels to the left and 4 upwards
+    assert torch.allclose(move_faces(photos, angle, torch.ones(2), shift), expected, atol=0.01)
 
 
-def test_a_heatmap_lies_over_its_photo(trained, tmp_path):
-    result = predict(trained, "coin_dataset/test/ms65/0.jpg", "--heatmap", tmp_path / "why.png")
-    assert result.returncode == 0 and result.stdout.startswith("Predicted Grade: ms65"), result.stderr
+def test_a_heatmap_lies_over_its_photo_and_a_note_follows_the_grades(trained, tmp_path):
+    with Image.open(trained / "coin_dataset/test/ms65/0.jpg") as photo:
+        photo.resize((64, 64)).save(tmp_path / "square.png")
+    result = predict(trained, tmp_path / "square.png", "--heatmap", tmp_path / "why.png")
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("Predicted Grade: ") and lines[-2:] == ["", "Note: not 2:1"], result.stderr
     with Image.open(tmp_path / "why.png") as picture:
         assert picture.format == "PNG" and picture.size == (1024, 512)
         colours = np.ptp(np.asarray(picture).astype(int), axis=2)
