@@ -47,6 +47,7 @@ from coinkit.figures import photo_grid
 from coinkit.files import link_or_copy, written_whole
 from coinkit.learning import fit_temperature, learning_rate_factor, make_optimizer, soft_labels
 from coinkit.metrics import score
+from coinkit.report import check_report, evaluate, write_report
 from coinkit.runlog import RunLog
 
 # Image size (keeps 2:1 aspect ratio)
@@ -714,6 +715,8 @@ def plain_config(args: argparse.Namespace) -> dict:
 def main() -> int | None:
     """Run the command."""
     args, checkpoint = parse_arguments()
+    report = args.output / "report"
+    check_report(report)
     classes = find_classes(args.data)
     train, val, test = (find_split(args.data / split, classes) for split in SPLITS)
     trainer = Trainer(args, classes, train, val, find_device(args.device))
@@ -741,17 +744,21 @@ def main() -> int | None:
         return 130
 
     best = args.output / BEST
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the model is saved: now Ctrl-C stops at once
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if test.paths:
         checkpoint = load_checkpoint(best)
         trainer.model.load_state_dict(checkpoint["model_state_dict"])
-        read, logits = trainer.evaluate(test)
-        raw, calibrated = (
-            score(logits.div(value).softmax(dim=1).numpy(), test.labels[read].numpy(), classes)
-            for value in (1.0, checkpoint["temperature"])
-        )
-        print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {calibrated}")
-        print(f"Calibration error: {calibrated.calibration_error:.3f}, and {raw.calibration_error:.3f} without", end="")
-        print(f" the temperature {checkpoint['temperature']:.2f}, which was fitted on the validation photos")
+        evaluation = evaluate(trainer.model.eval(), checkpoint, test, trainer.device)
+        temperature = checkpoint["temperature"]
+        raw = torch.from_numpy(evaluation.probabilities).log().mul(temperature).softmax(dim=1).numpy()
+        total, before = (score(values, evaluation.labels, classes) for values in (evaluation.probabilities, raw))
+        print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {total}")
+        print(f"Calibration error: {total.calibration_error:.3f}, and {before.calibration_error:.3f} without", end="")
+        print(f" the temperature {temperature:.2f}, which was fitted on the validation photos")
+        about = {"checkpoint": str(best), "data": str(args.data / "test")}
+        write_report(evaluation, trainer.model, trainer.device, about, report)
+        print(f"On which grades, on which photos, and how sure it was: {report / 'index.html'}")
     name = "" if best == Path(BEST) else f" --checkpoint {best}"
     print(f"\nThe model is in {best}. Next: python predict.py{name} photo.jpg")
 

@@ -19,7 +19,6 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -34,14 +33,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from coin_classifier_custom import BEST, build_model, load_checkpoint
-from coinkit.batches import move_faces, normalise, to_tensor
-from coinkit.cli import HelpFormatter, UserError, run, usable_cores
+from coinkit.batches import grade_batches, move_faces, normalise, to_tensor
+from coinkit.cli import HelpFormatter, UserError, run
 from coinkit.devices import find_device
 from coinkit.files import written_whole
-from coinkit.photos import SUFFIXES, PhotoError, find_photos, map_ahead, open_photo
+from coinkit.photos import SUFFIXES, PhotoError, find_photos, open_photo
 
 TOP_K = 3
-BATCH_SIZE = 8
 ASPECT, FAR_OFF = 2, 0.1  # width / height of a coin photo, and the share by which it may be off without a note
 BLANK = 8  # standard deviation of each colour, 0 to 255, below which there is a note; photos of real coins have 20
 HEATMAP_WIDTH = 1024  # pixels
@@ -209,23 +207,21 @@ def predict(
     networks: list[Network], paths: list[Path], tta: bool, device: torch.device
 ) -> Iterator[tuple[Path, tuple[Tensor, list[str]] | PhotoError]]:
     """Yield each path with the probabilities of its grades, (classes,), and notes; or with why it cannot be read."""
-    read = partial(read_photo, sizes={network.size for network in networks})
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        photos = map_ahead(pool, read, paths, ahead=2 * BATCH_SIZE)
-        for start in range(0, len(paths), BATCH_SIZE):
-            batch = [(path, next(photos)) for path in paths[start : start + BATCH_SIZE]]
-            readable = [photo for _, photo in batch if isinstance(photo, Photo)]
-            probabilities = iter(mean_probabilities(networks, readable, tta, device) if readable else ())
-            for path, photo in batch:
-                yield path, (next(probabilities), photo.notes) if isinstance(photo, Photo) else photo
+
+    def grade(photos: list[Photo]) -> Iterator[tuple[Tensor, list[str]]]:
+        probabilities = mean_probabilities(networks, photos, tta, device)
+        return zip(probabilities, (photo.notes for photo in photos), strict=True)
+
+    return grade_batches(paths, partial(read_photo, sizes={network.size for network in networks}), grade)
 
 
-def read_photo(path: Path, sizes: set[tuple[int, int]]) -> Photo | PhotoError:
-    """Return a photo, or why it cannot be read."""
-    try:
-        opened = {size: open_photo(path, *size) for size in sizes}
-    except PhotoError as error:
-        return error
+def read_photo(path: Path, sizes: set[tuple[int, int]]) -> Photo:
+    """Return a photo, with notes on it.
+
+    Raises:
+        PhotoError: it cannot be read.
+    """
+    opened = {size: open_photo(path, *size) for size in sizes}
     pixels = {size: to_tensor(photo) for size, (photo, _) in opened.items()}
     (_, (width, height)), *_ = opened.values()
     tests = {

@@ -31,13 +31,12 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from coinkit.cli import HelpFormatter, UserError, run, usable_cores
-from coinkit.files import link_or_copy
+from coinkit.files import beside, link_or_copy, recover, replace_folder
 from coinkit.grades import class_name, scale_order
-from coinkit.photos import PhotoError, find_photos, map_ahead, open_photo
+from coinkit.photos import PHOTO_FOLDER, PhotoError, find_photos, map_ahead, open_photo
 
 SOURCE = Path("images")
 OUTPUT = Path("coin_dataset")
-PHOTO_FOLDER = "6000x3000"  # of the folders in a grade's folder, the one that is used
 SPLITS = ("train", "val", "test")
 RATIOS = (70, 10, 20)
 SEED = 0
@@ -405,32 +404,6 @@ def write_manifest(folder: Path, photos: list[Photo]) -> None:
         writer = csv.DictWriter(file, [field.name for field in fields(Photo)])
         writer.writeheader()
         writer.writerows(asdict(photo) for photo in photos)
-
-
-def beside(output: Path, word: str) -> Path:
-    """Return the hidden folder beside the dataset that holds the next ("partial") or the "previous" one."""
-    return output.with_name(f".{output.name}.{word}")
-
-
-def replace_folder(output: Path, partial: Path) -> None:
-    """Put the finished `partial` in the place of `output`; whatever goes wrong, one of the two is there."""
-    previous = beside(output, "previous")
-    if output.exists():
-        os.rename(output, previous)
-    try:
-        os.rename(partial, output)
-    except BaseException:
-        recover(output)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def recover(output: Path) -> None:
-    """Put the previous dataset back if a run was killed in the instant between the two renames."""
-    previous = beside(output, "previous")
-    if previous.exists() and not output.exists():
-        os.rename(previous, output)
-    shutil.rmtree(previous, ignore_errors=True)
 
 
 # ---------------------------------------------------------------- what the user is told

@@ -2,10 +2,10 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from coinkit.cli import UserError
+from coinkit.cli import UserError, usable_cores
 from coinkit.grades import scale_order
 from coinkit.photos import PhotoError, find_photos, map_ahead, open_photo
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, of pixels from 0 to 1
 STD = (0.229, 0.224, 0.225)
+BATCH_SIZE = 8  # of photos to be graded
 
 # The largest rotation (degrees), shift (share of a face), zoom and change of light and colour (shares)
 AUGMENTATIONS = {
@@ -148,6 +149,31 @@ def read_batches(
         batch = [(photo, index) for index in planned.tolist() if (photo := next(photos)) is not None]
         indices = torch.tensor([index for _, index in batch], dtype=torch.long)
         yield torch.stack([photo for photo, _ in batch]) if batch else torch.empty(0), indices
+
+
+def grade_batches(paths: list[Path], read: Callable, grade: Callable) -> Iterator[tuple[Path, Any]]:
+    """Yield each path with what `grade` says of its photo, or with the PhotoError that tells why it cannot be read.
+
+    Args:
+        paths: the photos.
+        read: takes a path, returns its photo, or raises PhotoError; threads read the next photos.
+        grade: takes a list of such photos, at most `BATCH_SIZE`, and returns what there is to say of each.
+    """
+
+    def read_or_error(path: Path) -> Any:
+        try:
+            return read(path)
+        except PhotoError as error:
+            return error
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        photos = map_ahead(pool, read_or_error, paths, ahead=2 * BATCH_SIZE)
+        for start in range(0, len(paths), BATCH_SIZE):
+            batch = [(path, next(photos)) for path in paths[start : start + BATCH_SIZE]]
+            readable = [photo for _, photo in batch if not isinstance(photo, PhotoError)]
+            results = iter(grade(readable) if readable else ())
+            for path, photo in batch:
+                yield path, photo if isinstance(photo, PhotoError) else next(results)
 
 
 def normalise(photos: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Files that share their content, and files that are whole or absent."""
+"""Files that share their content, and files and folders that are whole or absent."""
 
 import os
 import shutil
@@ -25,3 +25,44 @@ def written_whole(target: Path) -> Iterator[Path]:
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def beside(folder: Path, word: str) -> Path:
+    """Return the hidden folder beside a folder that holds the next ("partial") or the "previous" one."""
+    return folder.with_name(f".{folder.name}.{word}")
+
+
+def replace_folder(folder: Path, partial: Path) -> None:
+    """Put the finished `partial` in the place of `folder`; whatever goes wrong, one of the two is there."""
+    previous = beside(folder, "previous")
+    if folder.exists():
+        os.rename(folder, previous)
+    try:
+        os.rename(partial, folder)
+    except BaseException:
+        recover(folder)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Put the previous folder back if a run was killed in the instant between the two renames."""
+    previous = beside(folder, "previous")
+    if previous.exists() and not folder.exists():
+        os.rename(previous, folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+@contextmanager
+def folder_written_whole(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target` to write to; it takes the place of `target` if nothing goes wrong."""
+    target = target.resolve()
+    recover(target)
+    partial = beside(target, "partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        replace_folder(target, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+PHOTO_FOLDER = "6000x3000"  # of the folders in the folder of a grade, the one that is used
+
 # What counts as a photo in a folder. HEIC cannot be read, but is named so that no photo is passed over in silence.
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif"}
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
