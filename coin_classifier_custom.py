@@ -643,7 +643,7 @@ def build_model(checkpoint: dict, path: Path) -> nn.Module:
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} does not hold together ({reason}): use another checkpoint, or train again.") from None
-    return model.eval()
+    return model.float().eval()  # what is shared may be in fp16
 
 
 def start_from_other(trainer: Trainer) -> None:

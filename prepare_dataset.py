@@ -21,7 +21,8 @@ import signal
 import threading
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 
 import imagehash
@@ -49,11 +50,19 @@ JPEG_QUALITY = 95  # and no chroma subsampling, since toning is a matter of colo
 HASH_SIZE = 16
 SAME_COIN_BITS = 40
 
+# Up to so many photos, each hash is compared with all others. Beyond, only with its next neighbours in sorted order, in
+# so many orders: that finds 99 of 100 pairs that differ in 40 bits, and more of those that differ in fewer, among a
+# million photos. (python -m benchmarks.million)
+COMPARE_ALL = 20_000
+ORDERS = 100
+NEIGHBOURS = 16
+
 # A certificate number as PCGS (7 to 10 digits) or NGC (7 and 3) prints it; a date such as 20240131 is none.
 CERTIFICATE = re.compile(r"(?<!\d)(?!(?:19|20)\d\d[01]\d[0-3]\d(?!\d))(?:\d{7}-\d{3}|\d{7,10})(?!\d)")
 
 ENOUGH = {20: "too few", 50: "usable", 100: "good", float("inf"): "excellent"}  # under this many photos in a grade
 MAX_IMBALANCE = 3
+SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # what systems put into folders
 MAX_LISTED = 20  # photos named on screen; the manifest names them all
 
 EXPECTED = """The photos should lie like this:
@@ -68,7 +77,7 @@ EXPECTED = """The photos should lie like this:
           ..."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Photo:
     """A source photo and what became of it: one row of manifest.csv."""
 
@@ -161,10 +170,11 @@ def parse_arguments() -> argparse.Namespace:
 def find_sources(args: argparse.Namespace) -> list[Photo]:
     """Return a row for every photo in <source>/<grade>/6000x3000/, sorted by path."""
     photos = []
+    preparation = args.full_size or f"{args.size[0]}x{args.size[1]} JPEG {JPEG_QUALITY}"
     for folder in sorted(args.source.glob(f"*/{PHOTO_FOLDER}")) if args.source.is_dir() else []:
+        grade = class_name(folder.parent.name, args.keep_variants)
         for path in find_photos(folder):
-            photo = Photo(path.as_posix(), class_name(folder.parent.name, args.keep_variants))
-            photo.preparation = args.full_size or f"{args.size[0]}x{args.size[1]} JPEG {JPEG_QUALITY}"
+            photo = Photo(path.as_posix(), grade, preparation=preparation)
             try:
                 status = path.stat()
                 photo.file_bytes, photo.modified_ns = status.st_size, status.st_mtime_ns
@@ -183,9 +193,8 @@ def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, stagi
     reason.
     """
     known = {photo.source: photo for photo in previous}
-    jobs = []
+    to_read = []
     for index, photo in enumerate(photos):
-        target = staging / str(index) if staging else None
         old = known.get(photo.source)
         if old and old.grade == photo.grade:
             photo.output = old.output  # its name there
@@ -193,15 +202,16 @@ def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, stagi
             photo.width, photo.height, photo.digest = old.width, old.height, old.digest
             photo.perceptual_hash = old.perceptual_hash
             photo.reason = "" if old.width else old.reason
-            if target and old.width:
-                link_or_copy(dataset / old.output, target)
+            if staging and old.width:
+                link_or_copy(dataset / old.output, staging / str(index))
         else:
-            jobs.append((index, photo, target, tuple(args.size), args.full_size))
+            to_read.append(index)
 
     with (
         ProcessPoolExecutor(args.workers, initializer=start_worker) as pool,
-        tqdm(total=len(photos), initial=len(photos) - len(jobs), desc="Reading", unit="photo", disable=None) as bar,
+        tqdm(total=len(photos), initial=len(photos) - len(to_read), desc="Reading", unit="photo", disable=None) as bar,
     ):
+        jobs = ((index, photos[index], staging, tuple(args.size), args.full_size) for index in to_read)
         for index, photo in map_ahead(pool, read_photo, jobs, ahead=8 * args.workers):
             photos[index] = photo
             bar.update()
@@ -216,8 +226,8 @@ def start_worker() -> None:
 
 def read_photo(job: tuple) -> tuple[int, Photo]:
     """Decode, check and hash one photo, and write its prepared copy; in a worker process."""
-    index, photo, target, size, full_size = job
-    source = Path(photo.source)
+    index, photo, staging, size, full_size = job
+    source, target = Path(photo.source), staging and staging / str(index)
     try:
         picture, (photo.width, photo.height) = open_photo(source, *size)
         with source.open("rb") as file:
@@ -255,10 +265,13 @@ def leave_out_same_pictures(photos: list[Photo]) -> None:
         by_digest[photo.digest].append(photo)
     for same in by_digest.values():
         same.sort(key=lambda photo: not photo.output)  # prefer the one that is in the dataset already
+        first_of_grade = {}
         for photo in same:
-            others = [other for other in same if other.grade != photo.grade]
-            if others:
-                photo.reason = f"the same picture is under {others[0].grade} too: {others[0].source}"
+            first_of_grade.setdefault(photo.grade, photo)
+        for photo in same:
+            other = next((first for grade, first in first_of_grade.items() if grade != photo.grade), None)
+            if other:
+                photo.reason = f"the same picture is under {other.grade} too: {other.source}"
             elif photo is not same[0]:
                 photo.reason = f"the same picture as {same[0].source}"
 
@@ -266,25 +279,50 @@ def leave_out_same_pictures(photos: list[Photo]) -> None:
 def find_groups(photos: list[Photo]) -> None:
     """Name the coin of each photo: near-duplicates, and files that share a certificate number, are of one coin."""
     photos = usable(photos)
-    pairs = []
-    # Hashes as four 64-bit words each, compared one photo with all after it.
-    words = np.array([[int(photo.perceptual_hash[i : i + 16], 16) for i in range(0, 64, 16)] for photo in photos])
-    words = words.astype(np.uint64).reshape(-1, 4)
-    for index in range(len(photos)):
-        differing_bits = np.bitwise_count(words[index + 1 :] ^ words[index]).sum(axis=1)
-        pairs += [(index, index + 1 + near) for near in np.flatnonzero(differing_bits <= SAME_COIN_BITS)]
+    hashes = np.frombuffer(bytes.fromhex("".join(photo.perceptual_hash for photo in photos)), dtype=np.uint8)
+    look_alikes, near = find_near_duplicates(hashes.reshape(-1, HASH_SIZE**2 // 8))
 
     first_with = {}
+    same_number = []  # for each photo, the first one with its certificate number
     for index, photo in enumerate(photos):
-        if certificate := CERTIFICATE.search(Path(photo.source).stem):
-            pairs.append((first_with.setdefault(certificate[0], index), index))
+        certificate = CERTIFICATE.search(Path(photo.source).stem)
+        same_number.append(first_with.setdefault(certificate[0], index) if certificate else index)
 
-    rows, columns = np.array(pairs, dtype=int).reshape(-1, 2).T
-    links = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(photos), len(photos)))
+    rows, columns = np.append(look_alikes, same_number), np.append(near, np.arange(len(photos)))
+    links = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(len(photos), len(photos)))
     _, coins = connected_components(links, directed=False)
     names = {}
     for photo, coin in zip(photos, coins, strict=True):
         photo.group = names.setdefault(coin, photo.digest[:16])
+
+
+def find_near_duplicates(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of hashes that differ in at most `SAME_COIN_BITS` bits.
+
+    Near-duplicates meet among neighbours where hashes are sorted by bytes in which they agree, and one of many random
+    orders of the bytes will have such bytes first (Charikar 2002, "Similarity Estimation Techniques from Rounding
+    Algorithms", section 3). That takes time in proportion to N log N, where comparing all would take N².
+
+    Args:
+        hashes: (N, bytes), uint8.
+
+    Returns:
+        The indices of the ones and of the others, (pairs,) each; a pair may come more than once.
+    """
+    count = len(hashes)
+    orders, neighbours = (1, count - 1) if count <= COMPARE_ALL else (ORDERS, NEIGHBOURS)
+    random_bytes = np.random.default_rng(0)
+    words = hashes.view(np.uint64).T
+    pairs = [np.empty((2, 0), dtype=np.int64)]
+    for _ in range(orders):
+        leading = random_bytes.permutation(hashes.shape[1])[:8]
+        order = np.argsort(np.ascontiguousarray(hashes[:, leading]).view(">u8").ravel())
+        in_order = words[:, order]
+        for step in range(1, neighbours + 1):
+            differing_bits = np.bitwise_count(in_order[:, step:] ^ in_order[:, :-step]).sum(axis=0, dtype=np.uint16)
+            near = np.flatnonzero(differing_bits <= SAME_COIN_BITS)
+            pairs.append(np.stack([order[near], order[near + step]]))
+    return tuple(np.concatenate(pairs, axis=1))
 
 
 def leave_out_small_grades(photos: list[Photo], minimum: int) -> None:
@@ -316,11 +354,13 @@ def assign_splits(photos: list[Photo], previous: list[Photo], ratios: list[float
             elif splits:
                 photo.split = photo.split or splits[0]
 
-    room = {}  # per grade and split, how many photos it still wants
-    for grade in {photo.grade for photo in usable(photos)}:
-        having = [photo.split for photo in usable(photos) if photo.grade == grade]
-        room[grade] = Counter(split_sizes(len(having), ratios))
-        room[grade].subtract(filter(None, having))
+    having = defaultdict(Counter)  # per grade and split, how many photos there are; those without a split are under ""
+    for photo in usable(photos):
+        having[photo.grade][photo.split] += 1
+    room = {  # how many it still wants
+        grade: {split: size - counts[split] for split, size in split_sizes(counts.total(), ratios).items()}
+        for grade, counts in having.items()
+    }
     new_coins = [
         coin for group, coin in sorted(coins.items()) if not any(photo.split or photo.reason for photo in coin)
     ]
@@ -358,12 +398,14 @@ def check_output(output: Path, source: Path) -> list[Photo]:
     if output == source or output in source.parents:
         raise UserError(f"--output {output} contains the photos of --source {source}: choose another folder.")
     photos = read_manifest(output)
-    ours = {output / photo.output for photo in photos} | {output / "manifest.csv"}
-    for path in sorted(output.rglob("*")) if output.exists() else []:
-        if path not in ours and path.is_file() and path.name not in (".DS_Store", "Thumbs.db", "desktop.ini"):
-            raise UserError(
-                f"{path} was not written by this command and would be lost: move it away, or choose another --output."
-            )
+    ours = {str(output / photo.output) for photo in photos} | {str(output / "manifest.csv")}
+    for folder, _, names in os.walk(output):
+        for path in (os.path.join(folder, name) for name in names if name not in SYSTEM_FILES):
+            if path not in ours and os.path.isfile(path):
+                raise UserError(
+                    f"{path} was not written by this command and would be lost: move it away, or choose another"
+                    " --output."
+                )
     return photos
 
 
@@ -391,19 +433,20 @@ def read_manifest(folder: Path) -> list[Photo]:
     if not (folder / "manifest.csv").is_file():
         return []
     with (folder / "manifest.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = list(csv.DictReader(file))
-    try:
-        return [Photo(**{field.name: field.type(row[field.name]) for field in fields(Photo)}) for row in rows]
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{folder / 'manifest.csv'} is damaged: move {folder} away and run this again.") from None
+        types = {field.name: field.type for field in fields(Photo)}
+        try:
+            return [Photo(**{name: kind(row[name]) for name, kind in types.items()}) for row in csv.DictReader(file)]
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{folder / 'manifest.csv'} is damaged: move {folder} away and run this again.") from None
 
 
 def write_manifest(folder: Path, photos: list[Photo]) -> None:
     """Write manifest.csv; file names that are not valid Unicode come back as they were."""
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Photo)])
-        writer.writeheader()
-        writer.writerows(asdict(photo) for photo in photos)
+        names = [field.name for field in fields(Photo)]
+        writer = csv.writer(file)
+        writer.writerow(names)
+        writer.writerows(map(attrgetter(*names), photos))
 
 
 # ---------------------------------------------------------------- what the user is told
@@ -434,11 +477,10 @@ def report_grades(photos: list[Photo]) -> None:
     print(f"\nThe largest grade has {imbalance:.1f} times the photos of the smallest.")
     if imbalance > MAX_IMBALANCE:
         print(f"Warning: above {MAX_IMBALANCE}:1 the model leans towards large grades; train with --class-weights.")
-    grades_of = defaultdict(set)
-    for photo in photos:
-        if photo.split:
-            grades_of[photo.group].add(photo.grade)
-    doubtful = [photo.source for photo in photos if len(grades_of[photo.group]) > 1]
+    grade_of = {}
+    placed = [photo for photo in photos if photo.split]
+    mixed = {photo.group for photo in placed if grade_of.setdefault(photo.group, photo.grade) != photo.grade}
+    doubtful = [photo.source for photo in photos if photo.group in mixed]
     if doubtful:
         print_photos("look like one coin, or share a certificate number, under two grades; check them:", doubtful)
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,10 +32,30 @@ AUGMENTATIONS = {
 }
 
 
+class PathList(Sequence):
+    """Paths of files, kept as one string of bytes: a million of them take a fifth of the memory of Path objects."""
+
+    def __init__(self):
+        self.text, self.ends = bytearray(), array("q", [0])
+
+    def extend(self, paths: Iterable[Path]) -> None:
+        """Add paths at the end."""
+        for path in paths:
+            self.text += os.fsencode(path)
+            self.ends.append(len(self.text))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, index: int) -> Path:
+        index = range(len(self))[index]  # as a list takes it: from the end if negative, and an error beyond it
+        return Path(os.fsdecode(bytes(self.text[self.ends[index] : self.ends[index + 1]])))
+
+
 class Split(NamedTuple):
     """The photos of one split: their files, and for each the index of its grade in the list of classes."""
 
-    paths: list[Path]
+    paths: Sequence[Path]
     labels: Tensor  # (N,), int64
 
 
@@ -101,9 +123,12 @@ def find_classes(data: Path) -> list[str]:
 
 def find_split(folder: Path, classes: list[str]) -> Split:
     """Return the photos in <folder>/<grade>/; a small grade may have none in a split."""
-    grade_folders = [(label, folder / grade) for label, grade in enumerate(classes) if (folder / grade).is_dir()]
-    photos = [(path, label) for label, grade_folder in grade_folders for path in find_photos(grade_folder)]
-    return Split([path for path, _ in photos], torch.tensor([label for _, label in photos], dtype=torch.long))
+    paths, counts = PathList(), []
+    for grade_folder in (folder / grade for grade in classes):
+        found = find_photos(grade_folder) if grade_folder.is_dir() else []
+        paths.extend(found)
+        counts.append(len(found))
+    return Split(paths, torch.arange(len(classes)).repeat_interleave(torch.tensor(counts)))
 
 
 def fingerprint(split: Split, classes: list[str]) -> dict[str, list]:
@@ -143,7 +168,8 @@ def read_batches(
     Yields:
         Photos (batch, 3, H, W), uint8, and their indices, (batch,).
     """
-    photos = map_ahead(pool, read, (paths[index] for index in order.tolist()), ahead=2 * batch_size)
+    ordered = (paths[index] for part in order.split(batch_size) for index in part.tolist())  # no list of a million
+    photos = map_ahead(pool, read, ordered, ahead=2 * batch_size)
     for start in range(0, len(order), batch_size):
         planned = order[start : start + batch_size]
         batch = [(photo, index) for index in planned.tolist() if (photo := next(photos)) is not None]

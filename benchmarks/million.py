@@ -1,0 +1,149 @@
+"""How time and memory grow with the collection: prepare_dataset.py and the start of training, up to a million photos
+
+    python -m benchmarks.million                        10,000, 100,000 and 1,000,000 photos
+    python -m benchmarks.million --sizes 10000 20000
+
+The photos are empty files with made-up digests and hashes, so this is what is left beside decoding. One photo in a
+hundred is a near-duplicate of another, at the largest distance that still counts. Each part runs in a process of its
+own; megabytes are the most that it has held up to then. For Linux and macOS.
+"""
+
+import argparse
+import hashlib
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import prepare_dataset
+from prepare_dataset import HASH_SIZE, PHOTO_FOLDER, RATIOS, SAME_COIN_BITS, SEED, SIZE, SPLITS, Photo
+
+SIZES = (10_000, 100_000, 1_000_000)
+GRADES = [f"ms{number}" for number in range(60, 71)] + [f"vf{number}" for number in range(20, 40)]
+NEAR_DUPLICATE = 100  # every such photo is one of the photo before it
+FIRST_CERTIFICATE = 30_000_000
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="PHOTOS")
+    parser.add_argument("--folder", type=Path, help="where the files are made; 3 per photo (default: the system's)")
+    args = parser.parse_args()
+    spawn = multiprocessing.get_context("spawn")
+    for size in args.sizes:
+        print(f"\n{size:,} photos{'seconds':>35} megabytes")
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            for part in (make_files, prepare_first, prepare_again, train):
+                process = spawn.Process(target=part, args=(Path(folder), size))
+                process.start()
+                process.join()
+                if process.exitcode:
+                    sys.exit(f"{part.__name__} failed")
+
+
+def options(folder: Path) -> argparse.Namespace:
+    """Return the options of prepare_dataset.py."""
+    return argparse.Namespace(source=folder / "images", size=SIZE, full_size=None, keep_variants=False, workers=1)
+
+
+def timed(step: str, function: Callable, *args: Any) -> Any:
+    """Return function(*args), and print its time and the memory of this process."""
+    start = time.perf_counter()
+    result = function(*args)
+    seconds = time.perf_counter() - start
+    unit = 1 if sys.platform == "darwin" else 1024
+    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    print(f"  {step:40}{seconds:8.2f}{megabytes:10.0f}", flush=True)
+    return result
+
+
+def make_files(folder: Path, size: int) -> None:
+    """Make the photos: empty files, as many in each grade."""
+    for grade in GRADES:
+        (folder / "images" / grade / PHOTO_FOLDER).mkdir(parents=True)
+    for index in range(size):
+        name = f"{FIRST_CERTIFICATE + index}.jpg"
+        (folder / "images" / GRADES[index % len(GRADES)] / PHOTO_FOLDER / name).touch()
+
+
+def prepare_first(folder: Path, size: int) -> None:
+    """Do what prepare_dataset.py does, but for decoding."""
+    timed("prepare: start", lambda: None)
+    photos = timed("prepare: list the photos", prepare_dataset.find_sources, options(folder))
+    make_up(photos)
+    find_coins_and_splits(photos, [])
+    group = {photo.source: photo.group for photo in photos}
+    pairs = [(photos[index], photos[index - 1]) for index in range(1, size, NEAR_DUPLICATE)]
+    met = np.mean([group[one.source] == group[other.source] for one, other in pairs])
+    print(f"  {met:.1%} of {len(pairs):,} near-duplicates found, {len(set(group.values())):,} coins")
+
+    dataset = folder / "coin_dataset"
+    for split in SPLITS:
+        for grade in GRADES:
+            (dataset / split / grade).mkdir(parents=True)
+    for photo in photos:
+        (dataset / photo.output).touch()
+    timed("prepare: write the manifest", prepare_dataset.write_manifest, dataset, photos)
+
+
+def make_up(photos: list[Photo]) -> None:
+    """Fill in what decoding would have found."""
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 256, (len(photos), HASH_SIZE**2 // 8), dtype=np.uint8)
+    for index in range(1, len(photos), NEAR_DUPLICATE):
+        differing_bits = np.zeros(HASH_SIZE**2, dtype=np.uint8)
+        differing_bits[rng.choice(HASH_SIZE**2, SAME_COIN_BITS, replace=False)] = 1
+        hashes[index] = hashes[index - 1] ^ np.packbits(differing_bits)
+    for photo, perceptual_hash in zip(photos, hashes, strict=True):
+        photo.width, photo.height = 6000, 3000
+        photo.digest = hashlib.sha256(photo.source.encode()).hexdigest()
+        photo.perceptual_hash = perceptual_hash.tobytes().hex()
+
+
+def find_coins_and_splits(photos: list[Photo], previous: list[Photo]) -> None:
+    """Do what comes between reading the photos and writing them."""
+    timed("prepare: find copies", prepare_dataset.leave_out_same_pictures, photos)
+    timed("prepare: find photos of one coin", prepare_dataset.find_groups, photos)
+    timed("prepare: split", prepare_dataset.assign_splits, photos, previous, RATIOS, SEED)
+    timed("prepare: name", prepare_dataset.name_outputs, photos)
+
+
+def prepare_again(folder: Path, size: int) -> None:
+    """Do what prepare_dataset.py does when it is run again and nothing has changed."""
+    args, dataset, staging = options(folder), folder / "coin_dataset", folder / "staging"
+    staging.mkdir()
+    previous = timed("again: read the manifest", prepare_dataset.check_output, dataset, args.source)
+    photos = timed("again: list the photos", prepare_dataset.find_sources, args)
+    timed("again: link what is known", prepare_dataset.read_photos, photos, previous, dataset, staging, args)
+    find_coins_and_splits(photos, previous)
+    if any(photo.split != old.split for photo, old in zip(photos, previous, strict=True)):
+        sys.exit("a photo has changed its split")
+
+
+def train(folder: Path, size: int) -> None:
+    """Do what training does, but for decoding and learning."""
+    import torch  # here, since preparing does without its memory
+
+    from coinkit.batches import find_classes, find_split, read_batches
+
+    timed("train: start", lambda: None)
+    data = folder / "coin_dataset"
+    classes = timed("train: list the grades", find_classes, data)
+    split = timed("train: list the photos", find_split, data / "train", classes)
+    with ThreadPoolExecutor(2) as pool:
+        order = torch.randperm(len(split.paths))
+        batches = read_batches(split.paths, order, 64, lambda path: torch.zeros(1), pool)
+        if timed("train: go through them at random", lambda: sum(len(photos) for photos, _ in batches)) != len(order):
+            sys.exit("an epoch has left out photos")
+
+
+if __name__ == "__main__":
+    main()

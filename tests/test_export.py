@@ -1,0 +1,132 @@
+"""A model that was exported gives the probabilities that predict.py gives, or is not written."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import ROOT, assert_fails, run_script
+
+import export
+
+BEST = "coin_classifier_custom_best.pth"
+PHOTO = "coin_dataset/test/ms65/0.jpg"
+
+
+@pytest.fixture(scope="module")
+def folder(trained, tmp_path_factory):
+    """A copy of the trained model and its dataset, with coin_classifier.onnx."""
+    folder = tmp_path_factory.mktemp("export") / "coins"
+    shutil.copytree(trained, folder)
+    result = run_script("export.py", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    (size, difference), _ = re.findall(r"(?:fp32|checkpoint) +([\d.]+) MB .* differ by up to (\S+)", result.stdout)[
+        ::-1
+    ]
+    assert float(difference) <= 1e-4 and float(size) == pytest.approx(size_of(folder, "coin_classifier.onnx"), abs=0.06)
+    return folder
+
+
+def size_of(folder, name):
+    return (folder / name).stat().st_size / 1e6
+
+
+def predict(folder, checkpoint):
+    result = run_script("predict.py", PHOTO, "--checkpoint", checkpoint, "--json", "--device", "cpu", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return {top["grade"]: top["confidence"] for top in json.loads(result.stdout)["top"]}
+
+
+def grade(folder, name, photos):
+    session = onnxruntime.InferenceSession(folder / name)
+    return session.run(None, {"photos": photos})[0]
+
+
+def test_the_readme_grades_a_photo_with_onnx_runtime_word_for_word(folder):
+    (snippet,) = re.findall(r"```python\n(import json\n.+?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert len(snippet.strip().splitlines()) <= 12 and "torch" not in snippet
+    shutil.copy(folder / PHOTO, folder / "photo.jpg")
+    result = subprocess.run([sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    name, confidence = re.fullmatch(r"(\w+): ([\d.]+)%\n", result.stdout).groups()
+    ours = predict(folder, BEST)
+    assert name == max(ours, key=ours.get) == "ms65"
+    assert float(confidence) / 100 == pytest.approx(ours[name], abs=1e-4)
+
+
+def test_the_metadata_say_how_photos_are_to_be_prepared(folder):
+    session = onnxruntime.InferenceSession(folder / "coin_classifier.onnx")
+    assert str(ROOT).encode() not in (folder / "coin_classifier.onnx").read_bytes()  # nothing of this computer
+    metadata = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
+    checkpoint = torch.load(folder / BEST)
+    assert metadata["classes"] == checkpoint["classes"] and metadata["temperature"] == checkpoint["temperature"]
+    assert (metadata["image_width"], metadata["image_height"]) == (64, 32)
+    assert metadata["mean"] == list(export.MEAN) and metadata["std"] == list(export.STD)
+
+
+def test_any_number_of_photos_is_graded_at_once(folder):
+    photos = np.random.default_rng(0).integers(0, 256, (5, 32, 64, 3), dtype=np.uint8)
+    together = grade(folder, "coin_classifier.onnx", photos)
+    one_by_one = np.concatenate([grade(folder, "coin_classifier.onnx", photo[None]) for photo in photos])
+    assert together.shape == (5, 3) and np.allclose(together, one_by_one, atol=1e-5)
+    assert np.allclose(together.sum(axis=1), 1, atol=1e-5)
+
+
+def export_again(folder, monkeypatch, exported, *options):
+    """Run export.py in this process, with a model that has been exported before, since exporting takes long."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["export.py", *map(str, options)])
+    monkeypatch.setattr(export, "save_onnx", lambda grader, checkpoint, path: shutil.copy(exported, path))
+    export.main()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_smaller_model_tells_what_it_costs(folder, tmp_path, monkeypatch, capsys, precision):
+    full, small = folder / "coin_classifier.onnx", tmp_path / "small.onnx"
+    export_again(folder, monkeypatch, full, "--precision", precision, "--output", small)
+    size, difference = re.search(
+        rf"{precision} +([\d.]+) MB .* differ by up to (\S+)", capsys.readouterr().out
+    ).groups()
+    assert float(size) == pytest.approx(size_of(tmp_path, "small.onnx"), abs=0.06)
+    assert 0 < float(difference) < 0.05
+    assert weight_bytes(small) < {"fp16": 0.6, "int8": 0.9}[precision] * weight_bytes(full)  # few are of FC layers here
+    metadata = onnxruntime.InferenceSession(small).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == ["g06", "vf30", "ms65"]
+
+
+def weight_bytes(path):
+    return sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in onnx.load(path).graph.initializer)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_checkpoint_to_share_is_small_and_predicts(folder, tmp_path, precision):
+    output = tmp_path / "shared.pth"
+    options = ("--weights-only", "--precision", precision, "--output", output)
+    result = run_script("export.py", *options, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    share = {"fp32": 0.45, "fp16": 0.3}[precision]  # without the two moments of AdamW
+    assert output.stat().st_size < share * (folder / BEST).stat().st_size
+    assert "optimizer_state_dict" not in torch.load(output)
+    assert predict(folder, output) == pytest.approx(predict(folder, BEST), abs=1e-6 if precision == "fp32" else 0.01)
+
+
+def test_a_model_that_grades_otherwise_is_not_written(folder, tmp_path, monkeypatch):
+    export.shrink_onnx(shutil.copy(folder / "coin_classifier.onnx", tmp_path / "other.onnx"), "int8")
+    before = (folder / "coin_classifier.onnx").read_bytes()
+    with pytest.raises(export.UserError, match="differs by more than 0.0001"):
+        export_again(folder, monkeypatch, tmp_path / "other.onnx")
+    assert (folder / "coin_classifier.onnx").read_bytes() == before
+    assert not list(folder.glob("*.partial*"))
+
+
+def test_mistakes(folder, tmp_path):
+    assert_fails(run_script("export.py", "--photos", tmp_path, cwd=folder), "no photos in", "--photos")
+    assert_fails(run_script("export.py", "--checkpoint", "missing.pth", cwd=folder), "missing.pth")
+    assert_fails(run_script("export.py", "--weights-only", "--output", BEST, cwd=folder), "another name")
+    assert_fails(run_script("export.py", "--weights-only", "--precision", "int8", cwd=folder), "fp16")
