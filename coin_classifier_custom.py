@@ -45,9 +45,11 @@ from coinkit.cli import HelpFormatter, UserError, run, usable_cores
 from coinkit.devices import choose_dtype, find_device, is_out_of_memory
 from coinkit.figures import photo_grid
 from coinkit.files import link_or_copy, written_whole
-from coinkit.learning import fit_temperature, learning_rate_factor, make_optimizer, soft_labels
+from coinkit.layers import Residual, StandardisedConv2d, StandardiseFaces
+from coinkit.learning import balanced_weights, fit_temperature, learning_rate_factor, make_optimizer, soft_labels
 from coinkit.metrics import score
-from coinkit.report import check_report, evaluate, write_report
+from coinkit.report import Evaluation, check_report, evaluate, write_report
+from coinkit.resnet import make_resnet50, pretrained_resnet50
 from coinkit.runlog import RunLog
 
 # Image size (keeps 2:1 aspect ratio)
@@ -108,42 +110,6 @@ SHOWN_PHOTOS = 16  # augmented training photos in TensorBoard
 
 
 # ---------------------------------------------------------------- the network
-
-
-class StandardiseFaces(nn.Module):
-    """Take the light and the camera out of a photo: bring each face, one half of it, to mean 0 and deviation 1."""
-
-    def forward(self, photos: Tensor) -> Tensor:
-        """Return photos (N, 3, H, W), each half with mean 0 and deviation 1 over its colours and pixels."""
-        faces = photos.unflatten(3, (2, -1))
-        deviation, mean = torch.std_mean(faces, dim=(1, 2, 4), keepdim=True)
-        return ((faces - mean) / (deviation + 1e-3)).flatten(3)
-
-
-class StandardisedConv2d(nn.Conv2d):
-    """A convolution whose weights have mean 0 and deviation 1 for each output.
-
-    With group norm after it, it learns from batches of a few photos as from large ones (Qiao et al. 2019, "Micro-Batch
-    Training with Batch-Channel Normalization and Weight Standardization", arXiv 1903.10520).
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, out_channels, H, W) of x (N, in_channels, H, W)."""
-        deviation, mean = torch.std_mean(self.weight, dim=(1, 2, 3), keepdim=True)
-        return F.conv2d(x, (self.weight - mean) / (deviation + 1e-5), self.bias, padding=self.padding)
-
-
-class Residual(nn.Module):
-    """A block with a skip connection: its input, halved in size, is added to its output through a 1x1 convolution."""
-
-    def __init__(self, block: nn.Module, in_channels: int, out_channels: int):
-        super().__init__()
-        self.block = block
-        self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, out_channels, H / 2, W / 2) of x (N, in_channels, H, W)."""
-        return self.block(x) + self.shortcut(F.avg_pool2d(x, 2))
 
 
 class CoinClassifier(nn.Module):
@@ -228,15 +194,6 @@ class CoinClassifier(nn.Module):
         return self.fc3(x)
 
 
-def make_resnet50(num_classes: int, image_width: int, image_height: int) -> nn.Module:
-    """Return torchvision's ResNet-50 with random weights (He et al. 2016, arXiv 1512.03385), to compare with."""
-    from torchvision.models import resnet50  # takes a second that predict.py can save
-
-    model = resnet50(num_classes=num_classes)
-    model.image_width, model.image_height = image_width, image_height
-    return model
-
-
 # What makes a network, and the name of its last layer, the one whose size follows from the number of classes
 MODELS = {"custom": (CoinClassifier, "fc3"), "resnet50": (make_resnet50, "fc")}
 # What rebuilds it, beside the number of classes: the names of options, and keys of a checkpoint
@@ -266,6 +223,10 @@ class Progress:
     correct: int = 0
     gradient_sum: float = 0.0  # of the norms before clipping
     seconds: float = 0.0
+
+    def begin_epoch(self) -> None:
+        """Forget the epoch at hand."""
+        self.seen, self.loss_sum, self.correct, self.gradient_sum, self.seconds = 0, 0.0, 0, 0.0, 0.0
 
 
 class Stopped(Exception):
@@ -313,11 +274,17 @@ class Trainer:
         while not self.finished():
             with RunLog(Path(self.progress.log_dir), first_epoch=self.progress.epochs + 1) as log:
                 if not self.progress.steps:
-                    log.start(plain_config(self.args), self.example_photos())
+                    log.start(plain_config(self.args), self.dataset, self.example_photos())
+                    if self.args.graph:
+                        log.graph(
+                            self.model, torch.zeros(1, 3, self.args.image_height, self.args.image_width).to(self.device)
+                        )
                 try:
                     while not self.finished():
                         self.train_epoch()
                         self.end_epoch(log, *self.evaluate(self.val))
+                    best = {"best accuracy": self.progress.best_val_acc, "best loss": self.progress.best_val_loss}
+                    log.result(plain_config(self.args), best)
                 except Exploded:
                     self.go_back()
                 except Stopped:
@@ -487,31 +454,39 @@ class Trainer:
             log: where to.
             read, logits: of the validation photos, as `evaluate` returns them.
         """
-        labels = self.val.labels[read]
         args, progress = self.args, self.progress
+        labels = self.val.labels[read]
+        train = {
+            "loss": progress.loss_sum / progress.seen,
+            "accuracy": progress.correct / progress.seen,
+            "learning rate": self.learning_rate(),
+            "gradient norm": progress.gradient_sum / progress.seen,
+            "photos per second": progress.seen / progress.seconds,
+        }
+        val = {"loss": math.nan, "accuracy": math.nan}
         progress.epochs += 1
-        loss, accuracy = progress.loss_sum / progress.seen, progress.correct / progress.seen
-        rate, photos_per_second = self.learning_rate(), progress.seen / progress.seconds
-        gradient_norm = progress.gradient_sum / progress.seen
-        progress.seen, progress.loss_sum, progress.correct, progress.seconds = 0, 0.0, 0, 0.0
-        progress.gradient_sum = 0.0
-        log.train.add_scalar("loss", loss, progress.epochs)
-        log.train.add_scalar("accuracy", accuracy, progress.epochs)
-        log.train.add_scalar("learning rate", rate, progress.epochs)
-        log.train.add_scalar("photos per second", photos_per_second, progress.epochs)
-        log.train.add_scalar("gradient norm", gradient_norm, progress.epochs)
-
-        val_loss, val_accuracy = math.nan, math.nan
+        progress.begin_epoch()
         if len(labels):
-            val_loss = F.cross_entropy(logits, self.targets.cpu()[labels]).item()
-            val_accuracy = (logits.argmax(1) == labels).float().mean().item()
-            log.val.add_scalar("loss", val_loss, progress.epochs)
-            log.val.add_scalar("accuracy", val_accuracy, progress.epochs)
-        better = not len(labels) or (val_accuracy, -val_loss) > (progress.best_val_acc, -progress.best_val_loss)
+            val["loss"] = F.cross_entropy(logits, self.targets.cpu()[labels]).item()
+            exact = (logits.argmax(1) == labels).float()
+            val["accuracy"] = exact.mean().item()
+            by_grade = {
+                f"accuracy by grade/{self.classes[label]}": exact[labels == label].mean().item()
+                for label in labels.unique()
+            }
+            log.epoch(progress.epochs, train, val | by_grade)
+            paths = [self.val.paths[index] for index in read.tolist()]
+            evaluation = Evaluation(self.classes, paths, labels.numpy(), logits.softmax(dim=1).numpy(), {})
+            log.pictures(progress.epochs, args.num_epochs, evaluation, self.model, self.device)
+        else:
+            log.epoch(progress.epochs, train, {})
+        better = not len(labels) or (val["accuracy"], -val["loss"]) > (progress.best_val_acc, -progress.best_val_loss)
         print(
             f"Epoch {progress.epochs:{len(str(args.num_epochs))}}/{args.num_epochs}   "
-            f"loss {loss:.3f} (validation {val_loss:.3f})   accuracy {accuracy:.3f} (validation {val_accuracy:.3f})   "
-            f"rate {rate:.1e}   {photos_per_second:.1f} photos/s{'   best' if better else ''}",
+            f"loss {train['loss']:.3f} (validation {val['loss']:.3f})   "
+            f"accuracy {train['accuracy']:.3f} (validation {val['accuracy']:.3f})   "
+            f"rate {train['learning rate']:.1e}   {train['photos per second']:.1f} photos/s"
+            f"{'   best' if better else ''}",
             flush=True,
         )
         if better:
@@ -519,7 +494,7 @@ class Trainer:
                 set_aside(args.output / BEST)
             progress.best_epoch = progress.epochs
             if len(labels):
-                progress.best_val_acc, progress.best_val_loss = val_accuracy, val_loss
+                progress.best_val_acc, progress.best_val_loss = val["accuracy"], val["loss"]
                 progress.temperature = fit_temperature(logits, labels)
             self.save()
             with written_whole(args.output / BEST) as partial:
@@ -577,8 +552,7 @@ class Trainer:
         self.saved_progress = checkpoint["progress"]
         self.progress = Progress(**self.saved_progress)
         if changes:  # the order of photos is another one: begin the epoch again
-            self.progress.seen = self.progress.correct = 0
-            self.progress.loss_sum = self.progress.gradient_sum = self.progress.seconds = 0.0
+            self.progress.begin_epoch()
 
     def learning_rate(self) -> float:
         """Return the learning rate of the last step, in layers of few inputs."""
@@ -672,23 +646,6 @@ def start_from_other(trainer: Trainer) -> None:
             tensor.copy_(weights[name])
 
 
-def pretrained_resnet50(source: str) -> dict[str, Tensor]:
-    """Return weights of torchvision's ResNet-50, learned from ImageNet: downloaded ("download"), or from a file.
-
-    Raises:
-        UserError: they cannot be had.
-    """
-    from torchvision.models import ResNet50_Weights
-
-    try:
-        if source == "download":
-            return ResNet50_Weights.DEFAULT.get_state_dict(progress=True, check_hash=True)
-        return torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # no network, no file, or no weights in it
-        advice = f"download {ResNet50_Weights.DEFAULT.url} elsewhere and give --pretrained FILE"
-        raise UserError(f"no pretrained weights from {source} ({error}): {advice}.") from None
-
-
 def set_aside(checkpoint: Path) -> None:
     """Rename the checkpoint of an earlier run, so that a new one does not write over it."""
     if checkpoint.exists():
@@ -773,6 +730,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--data", type=Path, default=DATA, help="dataset that prepare_dataset.py has made")
     add("--output", type=Path, default=Path(), help=f"folder for {BEST} and {LAST}")
     add("--runs", type=Path, default=RUNS, help="folder for TensorBoard")
+    add("--graph", action="store_true", help="show the network's graph in TensorBoard")
     add("--resume", action="store_true", help=f"go on from {LAST}, with its options")
     add("--accept-changes", action="store_true", help="resume though photos have been added, removed or replaced")
 
@@ -855,12 +813,6 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     if args.learning_rate <= 0:
         parser.error("--learning-rate must be above 0")
     return args, checkpoint
-
-
-def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """Return a weight for each class so that all count the same; over the photos, the mean is 1."""
-    counts = torch.bincount(labels, minlength=num_classes)
-    return len(labels) / (num_classes * counts)
 
 
 def command_line() -> str:

@@ -177,7 +177,7 @@ def read_batches(
         yield torch.stack([photo for photo, _ in batch]) if batch else torch.empty(0), indices
 
 
-def grade_batches(paths: list[Path], read: Callable, grade: Callable) -> Iterator[tuple[Path, Any]]:
+def grade_batches(paths: Sequence[Path], read: Callable, grade: Callable) -> Iterator[tuple[Path, Any]]:
     """Yield each path with what `grade` says of its photo, or with the PhotoError that tells why it cannot be read.
 
     Args:
@@ -195,7 +195,8 @@ def grade_batches(paths: list[Path], read: Callable, grade: Callable) -> Iterato
     with ThreadPoolExecutor(usable_cores()) as pool:
         photos = map_ahead(pool, read_or_error, paths, ahead=2 * BATCH_SIZE)
         for start in range(0, len(paths), BATCH_SIZE):
-            batch = [(path, next(photos)) for path in paths[start : start + BATCH_SIZE]]
+            stop = min(start + BATCH_SIZE, len(paths))
+            batch = [(paths[index], next(photos)) for index in range(start, stop)]
             readable = [photo for _, photo in batch if not isinstance(photo, PhotoError)]
             results = iter(grade(readable) if readable else ())
             for path, photo in batch:

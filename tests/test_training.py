@@ -31,15 +31,26 @@ def test_it_learns_and_tells(trained):
     checkpoint = load(trained, BEST)
     assert checkpoint["best_val_acc"] >= 0.7
     points = curves(trained)
-    assert set(points) == {
-        ("train", "loss"), ("train", "accuracy"), ("train", "learning rate"),
-        ("train", "gradient norm"), ("val", "loss"), ("val", "accuracy"),
-    }  # fmt: skip
-    assert all([epoch for epoch, _ in curve] == list(range(1, 31)) for curve in points.values())
+    both = {("train", "loss"), ("train", "accuracy"), ("val", "loss"), ("val", "accuracy")}
+    by_grade = {("val", f"accuracy by grade/{grade}") for grade in ("g06", "vf30", "ms65")}
+    result = {("val", "best accuracy"), ("val", "best loss")}
+    assert set(points) == both | by_grade | result | {("train", "learning rate"), ("train", "gradient norm")}
+    assert all([epoch for epoch, _ in points[name]] == list(range(1, 31)) for name in set(points) - result)
+
+
+def test_tensorboard_shows_settings_and_pictures(trained):
     (run,) = (trained / "runs").glob("coin_custom_*")
-    events = EventAccumulator(str(run / "train")).Reload()
-    assert events.Tags()["images"] == ["augmented training photos"]
-    assert b"learning_rate | 0.005" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
+    train_events, val_events = (
+        EventAccumulator(str(run / name), size_guidance={"images": 0}).Reload() for name in ("train", "val")
+    )
+    texts = {
+        tag: train_events.Tensors(f"{tag}/text_summary")[0].tensor_proto.string_val[0] for tag in ("config", "dataset")
+    }
+    assert b"| learning_rate | 0.005 |" in texts["config"] and b"| vf30 | 8 | 3 |" in texts["dataset"]
+    assert train_events.Tags()["images"] == ["augmented training photos"]
+    epochs = [image.step for image in val_events.Images("confusion matrix")]
+    assert epochs[-1] == 30 and len(epochs) <= 10
+    assert sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) < 5e6
 
 
 def test_the_checkpoint_holds_what_the_guide_promises(trained):
@@ -101,7 +112,7 @@ def test_accumulated_batches_make_the_same_step_as_large_ones(tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        ["--residual", "--activation", "leaky_relu", "--channels", 4, 4, 4, 4, 4],
+        ["--graph", "--residual", "--activation", "leaky_relu", "--channels", 4, 4, 4, 4, 4],
         ["--class-weights", "--label-spread", 0, "--augment", "strong", "--clip-grad-norm", 0, "--no-fused"],
         ["--precision", "bf16", "--no-channels-last", "--augment", "none", "--cache-gb", 0],
     ],
@@ -270,7 +281,7 @@ def test_an_exploding_run_goes_back_and_slows_down_then_gives_up(tmp_path):
     assert "a tenth of the rate" in result.stdout + result.stderr
     progress = load(tmp_path)["progress"]
     assert (progress["epochs"], progress["steps"], progress["rate_cuts"]) == (3, 18, 1)
-    assert all(len(curve) == 3 for curve in curves(tmp_path).values())
+    assert [epoch for epoch, _ in curves(tmp_path)["train", "loss"]] == [1, 2, 3]
 
     result = train_with(tmp_path, EXPLODING.format(steps="range(9, 1000)"), "--num-epochs", 3)
     assert_fails(result, "exploded 3 times", "--learning-rate 0.0005")
