@@ -10,6 +10,7 @@ A photo that cannot be read is named, the others are graded all the same, and th
 import argparse
 import glob
 import json
+import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from coin_classifier_custom import BEST, CoinClassifier, build_model, load_checkpoint
 from coinkit.batches import normalise, to_tensor
-from coinkit.cli import HelpFormatter, run, usable_cores
+from coinkit.cli import HelpFormatter, on_one_line, run, usable_cores
 from coinkit.devices import find_device
 from coinkit.photos import PhotoError, find_photos, map_ahead, open_photo
 
@@ -41,7 +42,7 @@ def main() -> int:
     unread = 0
     for path, result in predict(model, checkpoint["temperature"], paths, device):
         if isinstance(result, PhotoError):
-            print(f"{path}: {result}", file=sys.stderr)
+            print(f"{on_one_line(path)}: {result}", file=sys.stderr)
             unread += 1
             continue
         confidences, indices = result.topk(min(args.top_k, len(classes)))
@@ -73,9 +74,9 @@ def find_inputs(names: list[str]) -> list[Path]:
     paths = []
     for name in names:
         path = Path(name)
-        if path.is_dir():
+        if os.path.isdir(name):
             found = find_photos(path, recursive=True)
-        elif path.exists() or not glob.has_magic(name):
+        elif os.path.exists(name) or not glob.has_magic(name):
             found = [path]
         else:  # a pattern that no shell has replaced
             found = sorted(Path(match) for match in glob.glob(name, recursive=True))
@@ -111,7 +112,7 @@ def read_photo(path: Path, width: int, height: int) -> Tensor | PhotoError:
 def print_text(path: Path | None, top: list[tuple[str, float]]) -> None:
     """Print the grades of a photo for people, the likeliest first; its path only where there are several photos."""
     if path:
-        print(path)
+        print(on_one_line(path))
     grade, confidence = top[0]
     print(f"Predicted Grade: {grade}")
     print(f"Confidence: {confidence:.2%}")
