@@ -4,6 +4,7 @@ A photo comes out upright, RGB and of the size asked for. The JPEG decoder does 
 18-megapixel photo is never decoded at full size to become 1024x512.
 """
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -25,6 +26,7 @@ ASPECT_TOLERANCE = 0.05  # a photo further off the wanted shape than this is pad
 DECODE_MARGIN = 2  # the decoder shrinks to no less than this times the wanted size; a better filter does the rest
 
 Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a photo is told once, as the reason
 
 
 class PhotoError(Exception):

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks are faster so, and several may be tested at once
 
 
 def draw_photo(seed: int, size=(240, 120), mode="RGB") -> Image.Image:
