@@ -40,6 +40,14 @@ from coinkit.batches import (
     normalise,
     read_batches,
 )
+from coinkit.checkpoints import (
+    FORMAT_VERSION,
+    NEEDED_TO_RESUME,
+    damage_told,
+    load_checkpoint,
+    save_tensors,
+    set_aside,
+)
 from coinkit.cli import HelpFormatter, UserError, as_options, run, usable_cores
 from coinkit.devices import choose_dtype, find_device, is_out_of_memory
 from coinkit.figures import photo_grid
@@ -51,7 +59,6 @@ from coinkit.photos import MAX_PIXELS
 from coinkit.report import Evaluation, check_report, evaluate, write_report
 from coinkit.resnet import make_resnet50, pretrained_resnet50
 from coinkit.runlog import RunLog
-from coinkit.tensors import damage_told, load_tensors, save_tensors
 
 # Image size (keeps 2:1 aspect ratio)
 IMAGE_WIDTH = 512  # Original: 6000
@@ -101,17 +108,6 @@ RUNS = Path("runs")
 BEST = "coin_classifier_custom_best.pth"
 LAST = "coin_classifier_custom_last.pth"
 LOCK = ".coin_classifier_custom.lock"
-FORMAT_VERSION = 1
-NEEDED_TO_PREDICT = {
-    "model_state_dict": dict,
-    "classes": list,
-    "model": str,
-    "architecture": dict,
-    "temperature": float,
-}
-NEEDED_TO_RESUME = NEEDED_TO_PREDICT | dict.fromkeys(
-    ("optimizer_state_dict", "scaler_state_dict", "config", "progress"), dict
-)
 MAX_SAVING_SHARE = 0.02  # of the time may go into checkpoints that are not better than the best one
 SAVE_EVERY = 600  # seconds, in the middle of an epoch
 MIN_UNREADABLE, MAX_UNREADABLE = 3, 0.02  # photos, or share of them, that may go bad before a run ends
@@ -435,7 +431,8 @@ class Trainer:
                 f"or --clip-grad-norm 0.5, and look for corrupted photos. {LAST} is from before that."
             )
         tqdm.write(f"The loss explodes (NaN) at a rate of {rate:.1e}: back to {LAST}, with a tenth of the rate.")
-        self.load(load_checkpoint(self.args.output / LAST, mmap=False))
+        last = self.args.output / LAST
+        self.load(load_checkpoint(last, NEEDED_TO_RESUME, mmap=False), last)
         self.progress.rate_cuts = rate_cuts
 
     def losses(self, photos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -537,32 +534,37 @@ class Trainer:
         self.last_save = time.perf_counter()
         self.seconds_to_save = self.last_save - started
 
-    def load(self, checkpoint: dict) -> None:
-        """Go on from a checkpoint.
+    def load(self, checkpoint: dict, path: Path) -> None:
+        """Go on from a checkpoint that was loaded from `path`.
 
         Raises:
-            UserError: it is of other grades or of another architecture.
+            UserError: it is of other grades, photos or architecture, or parts of it do not fit together.
         """
         if checkpoint["classes"] != self.classes:
             raise UserError(f"the run to resume has other grades than {self.args.data}; train without --resume.")
         if (checkpoint["model"], checkpoint["architecture"]) != (self.args.model, self.architecture):
             raise UserError("the run to resume has another architecture than these options; train without --resume.")
-        changes = differences(checkpoint["dataset"], self.dataset)
-        if changes and not self.args.accept_changes:
-            raise UserError(
-                f"{self.args.data} has changed since this run began: {changes}. Go on with it all the same by "
-                "--accept-changes, or train without --resume."
-            )
-        self.model.load_state_dict(checkpoint["model_state_dict"])
-        full_rates = [group["full_lr"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
-        for group, rate in zip(self.optimizer.param_groups, full_rates, strict=True):
-            group["full_lr"] = rate  # --learning-rate may have changed
-        self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
-        self.saved_progress = checkpoint["progress"]
-        self.progress = Progress(**self.saved_progress)
+        with damage_told(path):
+            changes = differences(checkpoint["dataset"], self.dataset)
+            if changes and not self.args.accept_changes:
+                raise UserError(
+                    f"{self.args.data} has changed since this run began: {changes}. Go on with it all the same by "
+                    "--accept-changes, or train without --resume."
+                )
+            self.model.load_state_dict(checkpoint["model_state_dict"])
+            # How to step is a matter of the options; the checkpoint only has the averages.
+            checkpoint["optimizer_state_dict"]["param_groups"] = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+            for parameter, state in self.optimizer.state.items():
+                if not parameter.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape:
+                    raise ValueError("averages of another shape than the weights")
+            self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
+            progress = Progress(**checkpoint["progress"])
+            if any(type(value) is not type(getattr(self.progress, name)) for name, value in asdict(progress).items()):
+                raise ValueError("progress of a wrong type")
+        self.progress, self.saved_progress = progress, checkpoint["progress"]
         if changes:  # the order of photos is another one: begin the epoch again
-            self.progress.begin_epoch()
+            progress.begin_epoch()
 
     def learning_rate(self) -> float:
         """Return the learning rate of the last step, in layers of few inputs."""
@@ -591,35 +593,6 @@ class Trainer:
 # ---------------------------------------------------------------- checkpoints and machines
 
 
-def load_checkpoint(path: Path, needed: dict[str, type] = NEEDED_TO_PREDICT, mmap: bool = True) -> dict:
-    """Return a checkpoint; nothing in it is executed.
-
-    Args:
-        path: where it is.
-        needed: what it must hold, and of what type.
-        mmap: map its tensors from the file, so that only what is used is read. Not if the file is to be replaced.
-
-    Raises:
-        UserError: there is none, or it was not written by this program.
-    """
-    if not path.is_file():
-        raise UserError(f"no checkpoint {path}: run python coin_classifier_custom.py first, or use --checkpoint.")
-    with damage_told(path):
-        checkpoint = load_tensors(path, mmap)
-    version = checkpoint.get("format_version") if isinstance(checkpoint, dict) else None
-    if not isinstance(version, int):
-        raise UserError(f"{path} is no checkpoint of this program.")
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{path} was written by another version of this program (format {version}, not {FORMAT_VERSION}): "
-            "use that one, or train again."
-        )
-    for name, kind in needed.items():
-        if not isinstance(checkpoint.get(name), kind):
-            raise UserError(f"{path} has no {name} of the right kind: use another checkpoint, or train again.")
-    return checkpoint
-
-
 def build_model(checkpoint: dict, path: Path) -> nn.Module:
     """Return the trained network of a checkpoint that was loaded from `path`, ready to predict.
 
@@ -644,24 +617,6 @@ def build_model(checkpoint: dict, path: Path) -> nn.Module:
     return model.float()  # what is shared may be in fp16
 
 
-def resume(trainer: Trainer, checkpoint: dict, path: Path) -> None:
-    """Let a run go on from its checkpoint, which was loaded from `path`.
-
-    Raises:
-        UserError: it is of another run, or parts of it do not fit together.
-    """
-    known = {name: type(value) for name, value in asdict(trainer.progress).items()}
-    with damage_told(path):
-        if any(known[name] is not type(value) for name, value in checkpoint["progress"].items()):
-            raise ValueError("progress of a wrong type")
-        # How to step is a matter of the options; the checkpoint only has the averages.
-        checkpoint["optimizer_state_dict"]["param_groups"] = trainer.optimizer.state_dict()["param_groups"]
-        trainer.load(checkpoint)
-        for parameter, state in trainer.optimizer.state.items():
-            if not parameter.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape:
-                raise ValueError("averages of another shape than the weights")
-
-
 def start_from_other(trainer: Trainer) -> None:
     """Give the network the weights of a trained one; the last layer only where the grades are the same.
 
@@ -671,28 +626,18 @@ def start_from_other(trainer: Trainer) -> None:
     args = trainer.args
     if args.init_from:
         checkpoint = load_checkpoint(args.init_from)
-        source, weights, same_classes = (
-            args.init_from,
-            checkpoint["model_state_dict"],
-            checkpoint["classes"] == trainer.classes,
-        )
+        weights, same_classes = checkpoint["model_state_dict"], checkpoint["classes"] == trainer.classes
     else:
-        source, weights, same_classes = args.pretrained, pretrained_resnet50(args.pretrained), False
+        weights, same_classes = pretrained_resnet50(args.pretrained), False
     last_layer = MODELS[args.model][1]
     for name, tensor in trainer.model.state_dict().items():
         if same_classes or not name.startswith(f"{last_layer}."):
             if name not in weights or weights[name].shape != tensor.shape:
                 raise UserError(
-                    f"{source} is of another architecture (see {name}): give the options it was trained with."
+                    f"{args.init_from or args.pretrained} is of another architecture (see {name}): give the options "
+                    "that it was trained with."
                 )
             tensor.copy_(weights[name])
-
-
-def set_aside(checkpoint: Path) -> None:
-    """Give the checkpoint of an earlier run a second name, under which it stays when a new one takes its place."""
-    if checkpoint.exists():
-        with written_whole(checkpoint.with_suffix(".previous.pth")) as partial:
-            link_or_copy(checkpoint, partial)
 
 
 def seed_of(*numbers: int) -> int:
@@ -705,7 +650,7 @@ def plain_config(args: argparse.Namespace) -> dict:
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in vars(args).items()
-        if name not in ("resume", "accept_changes", "preset")
+        if name not in ("graph", "resume", "accept_changes", "preset")
     }
 
 
@@ -727,7 +672,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     train, val, test = (find_split(args.data / split, classes) for split in SPLITS)
     trainer = Trainer(args, classes, train, val, find_device(args.device))
     if checkpoint:
-        resume(trainer, checkpoint, args.output / LAST)
+        trainer.load(checkpoint, args.output / LAST)
         checkpoint.clear()  # as large as the network and the optimiser
     elif args.init_from or args.pretrained:
         start_from_other(trainer)

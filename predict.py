@@ -32,8 +32,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from coin_classifier_custom import BEST, build_model, load_checkpoint
+from coin_classifier_custom import BEST, build_model
 from coinkit.batches import grade_batches, move_faces, normalise, to_tensor
+from coinkit.checkpoints import load_checkpoint
 from coinkit.cli import HelpFormatter, UserError, on_one_line, run
 from coinkit.devices import find_device
 from coinkit.files import written_whole

@@ -189,7 +189,8 @@ LOAD_ALL = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from coin_classifier_custom import build_model, load_checkpoint
+from coin_classifier_custom import build_model
+from coinkit.checkpoints import load_checkpoint
 from coinkit.cli import UserError
 for path in map(Path, sys.argv[1:]):
     try:
