@@ -325,12 +325,11 @@ class Trainer:
             for planned, (photos, indices) in zip(order.split(size), batches, strict=True):
                 self.train_step(photos, self.train.labels[indices], len(planned))
                 progress.seconds = before + time.perf_counter() - started
-                photos_left = (args.num_epochs - progress.epochs) * count - progress.seen
+                left = ((args.num_epochs - progress.epochs) * count - progress.seen) * progress.seconds / progress.seen
                 bar.update(len(planned))
                 bar.set_postfix_str(
                     f"loss {progress.loss_sum / progress.seen:.3f}, accuracy {progress.correct / progress.seen:.3f}, "
-                    f"rate {self.learning_rate():.1e}, all done in "
-                    f"{tqdm.format_interval(photos_left * progress.seconds / progress.seen)}"
+                    f"rate {self.learning_rate():.1e}, all done in {tqdm.format_interval(left)}"
                 )
                 if time.perf_counter() - self.last_save > SAVE_EVERY:
                     self.save()
@@ -395,8 +394,9 @@ class Trainer:
             try:
                 augmented = augment(photos, self.args.augment)
                 parts = augmented.split(self.part_size()), labels.split(self.part_size())
-                for left, part, part_labels in zip(range(len(parts[0]) - 1, -1, -1), *parts, strict=True):
-                    self.parallel.require_backward_grad_sync = not left  # processes exchange the sum of all parts
+                for number, (part, part_labels) in enumerate(zip(*parts, strict=True), start=1):
+                    # The processes exchange their gradients once, with those of the last part.
+                    self.parallel.require_backward_grad_sync = number == len(parts[0])
                     losses, logits = self.losses(part, part_labels)
                     loss = (losses * self.class_weights[part_labels]).sum() * processes.COUNT / planned
                     self.scaler.scale(loss).backward()
@@ -475,9 +475,8 @@ class Trainer:
         read, logits, stops = zip(*shares, strict=True)
         if any(stops):
             raise Stopped
-        read, logits = torch.cat(read), torch.cat(logits)
-        order = read.argsort()
-        return read[order], logits[order]
+        order = torch.cat(read).argsort()
+        return torch.cat(read)[order], torch.cat(logits)[order]
 
     def end_epoch(self, log: RunLog, read: Tensor, logits: Tensor) -> None:
         """Log an epoch and, if it is the best one, save it; without validation photos, the latest is the best.
@@ -642,9 +641,8 @@ def start_from_other(trainer: Trainer) -> None:
         weights, same_classes = checkpoint["model_state_dict"], checkpoint["classes"] == trainer.classes
     else:
         weights, same_classes = pretrained_resnet50(args.pretrained), False
-    last_layer = MODELS[args.model][1]
     for name, tensor in trainer.model.state_dict().items():
-        if same_classes or not name.startswith(f"{last_layer}."):
+        if same_classes or not name.startswith(f"{MODELS[args.model][1]}."):
             if name not in weights or weights[name].shape != tensor.shape:
                 source = args.init_from or args.pretrained
                 raise UserError(f"{source} is of another architecture (see {name}): give the options of its training.")
