@@ -180,7 +180,8 @@ class CoinClassifier(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
+            # On the meta device, normal numbers come to nothing, and importing what would draw them takes 2 s.
+            if isinstance(layer, nn.Conv2d | nn.Linear) and not layer.weight.is_meta:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # He et al. 2015, arXiv 1502.01852
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
