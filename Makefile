@@ -19,6 +19,7 @@ demo: .venv/user
 	$(BIN)/python predict.py --checkpoint demo/coin_classifier_custom_best.pth "$$(ls demo/coin_dataset/test/*/*.jpg | tail -n 1)"
 	@echo
 	@echo "That was the demo. Its curves: $(BIN)/tensorboard --logdir=demo/runs"
+	@echo "How good it is, and which coins it got wrong: demo/report/index.html"
 	@echo "For coins of your own, put photos into images/<grade>/6000x3000/ and run:"
 	@echo "  $(BIN)/python prepare_dataset.py"
 	@echo "  $(BIN)/python coin_classifier_custom.py        (--preset small without a GPU)"

@@ -12,7 +12,6 @@ a run that was stopped and resumed ends as if it had not been.
 import argparse
 import inspect
 import math
-import os
 import shlex
 import signal
 import sys
@@ -34,17 +33,31 @@ from coinkit.batches import (
     PhotoReader,
     Split,
     augment,
+    differences,
     find_classes,
     find_split,
+    fingerprint,
     normalise,
     read_batches,
 )
-from coinkit.cli import HelpFormatter, UserError, run, usable_cores
-from coinkit.devices import choose_dtype, find_device
+from coinkit.checkpoints import (
+    FORMAT_VERSION,
+    NEEDED_TO_RESUME,
+    damage_told,
+    load_checkpoint,
+    save_tensors,
+    set_aside,
+)
+from coinkit.cli import HelpFormatter, UserError, as_options, run, usable_cores
+from coinkit.devices import choose_dtype, find_device, is_out_of_memory
 from coinkit.figures import photo_grid
-from coinkit.files import link_or_copy, written_whole
-from coinkit.learning import fit_temperature, learning_rate_factor, make_optimizer, soft_labels
+from coinkit.files import alone, link_or_copy, room_for, written_whole
+from coinkit.layers import Residual, StandardisedConv2d, StandardiseFaces
+from coinkit.learning import balanced_weights, fit_temperature, learning_rate_factor, make_optimizer, soft_labels
 from coinkit.metrics import score
+from coinkit.photos import MAX_PIXELS
+from coinkit.report import Evaluation, check_report, evaluate, write_report
+from coinkit.resnet import make_resnet50, pretrained_resnet50
 from coinkit.runlog import RunLog
 
 # Image size (keeps 2:1 aspect ratio)
@@ -94,50 +107,16 @@ DATA = Path("coin_dataset")
 RUNS = Path("runs")
 BEST = "coin_classifier_custom_best.pth"
 LAST = "coin_classifier_custom_last.pth"
-FORMAT_VERSION = 1
-NEEDED_TO_PREDICT = {"model_state_dict", "classes", "model", "architecture", "temperature"}
+LOCK = ".coin_classifier_custom.lock"
 MAX_SAVING_SHARE = 0.02  # of the time may go into checkpoints that are not better than the best one
 SAVE_EVERY = 600  # seconds, in the middle of an epoch
+MIN_UNREADABLE, MAX_UNREADABLE = 3, 0.02  # photos, or share of them, that may go bad before a run ends
+MAX_BAD_STEPS = 5  # without a finite loss, in a row: then back to the last checkpoint
+MAX_RATE_CUTS = 2  # to a tenth, before a run that keeps exploding ends
 SHOWN_PHOTOS = 16  # augmented training photos in TensorBoard
 
 
 # ---------------------------------------------------------------- the network
-
-
-class StandardiseFaces(nn.Module):
-    """Take the light and the camera out of a photo: bring each face, one half of it, to mean 0 and deviation 1."""
-
-    def forward(self, photos: Tensor) -> Tensor:
-        """Return photos (N, 3, H, W), each half with mean 0 and deviation 1 over its colours and pixels."""
-        faces = photos.unflatten(3, (2, -1))
-        deviation, mean = torch.std_mean(faces, dim=(1, 2, 4), keepdim=True)
-        return ((faces - mean) / (deviation + 1e-3)).flatten(3)
-
-
-class StandardisedConv2d(nn.Conv2d):
-    """A convolution whose weights have mean 0 and deviation 1 for each output.
-
-    With group norm after it, it learns from batches of a few photos as from large ones (Qiao et al. 2019, "Micro-Batch
-    Training with Batch-Channel Normalization and Weight Standardization", arXiv 1903.10520).
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, out_channels, H, W) of x (N, in_channels, H, W)."""
-        deviation, mean = torch.std_mean(self.weight, dim=(1, 2, 3), keepdim=True)
-        return F.conv2d(x, (self.weight - mean) / (deviation + 1e-5), self.bias, padding=self.padding)
-
-
-class Residual(nn.Module):
-    """A block with a skip connection: its input, halved in size, is added to its output through a 1x1 convolution."""
-
-    def __init__(self, block: nn.Module, in_channels: int, out_channels: int):
-        super().__init__()
-        self.block = block
-        self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, out_channels, H / 2, W / 2) of x (N, in_channels, H, W)."""
-        return self.block(x) + self.shortcut(F.avg_pool2d(x, 2))
 
 
 class CoinClassifier(nn.Module):
@@ -222,15 +201,6 @@ class CoinClassifier(nn.Module):
         return self.fc3(x)
 
 
-def make_resnet50(num_classes: int, image_width: int, image_height: int) -> nn.Module:
-    """Return torchvision's ResNet-50 with random weights (He et al. 2016, arXiv 1512.03385), to compare with."""
-    from torchvision.models import resnet50  # takes a second that predict.py can save
-
-    model = resnet50(num_classes=num_classes)
-    model.image_width, model.image_height = image_width, image_height
-    return model
-
-
 # What makes a network, and the name of its last layer, the one whose size follows from the number of classes
 MODELS = {"custom": (CoinClassifier, "fc3"), "resnet50": (make_resnet50, "fc")}
 # What rebuilds it, beside the number of classes: the names of options, and keys of a checkpoint
@@ -247,6 +217,9 @@ class Progress:
     log_dir: str
     steps: int = 0  # taken, over all epochs
     epochs: int = 0  # finished and validated
+    halvings: int = 0  # of --batch-size, to fit into memory
+    rate_cuts: int = 0  # to a tenth, after an explosion
+    bad_steps: int = 0  # without a finite loss and gradient, in a row
     best_epoch: int = 0
     best_val_acc: float = 0.0
     best_val_loss: float = math.inf
@@ -255,18 +228,29 @@ class Progress:
     seen: int = 0  # photos
     loss_sum: float = 0.0
     correct: int = 0
+    gradient_sum: float = 0.0  # of the norms before clipping
     seconds: float = 0.0
+
+    def begin_epoch(self) -> None:
+        """Forget the epoch at hand."""
+        self.seen, self.loss_sum, self.correct, self.gradient_sum, self.seconds = 0, 0.0, 0, 0.0, 0.0
 
 
 class Stopped(Exception):
     """The run was asked to stop and has saved where it is."""
 
 
+class Exploded(Exception):
+    """Step after step has had no finite loss."""
+
+
 class Trainer:
     """One run: the network, what teaches it, and how far it has come."""
 
-    def __init__(self, args: argparse.Namespace, classes: list[str], device: torch.device):
+    def __init__(self, args: argparse.Namespace, classes: list[str], train: Split, val: Split, device: torch.device):
         self.args, self.classes, self.device = args, classes, device
+        self.train, self.val = train, val
+        self.dataset = {"train": fingerprint(train, classes), "val": fingerprint(val, classes)}
         self.dtype = choose_dtype(args.precision, device)
         self.memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
         self.architecture = {name: getattr(args, name) for name in ARCHITECTURE[args.model]}
@@ -275,92 +259,181 @@ class Trainer:
         self.model.to(device, memory_format=self.memory_format)
         self.optimizer = make_optimizer(self.model, args.learning_rate, args.weight_decay, args.fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.read = PhotoReader(args.image_width, args.image_height, args.cache_gb)
+        accepted = max(MIN_UNREADABLE, int(MAX_UNREADABLE * (len(train.paths) + len(val.paths))))
+        self.read = PhotoReader(args.image_width, args.image_height, args.cache_gb, accepted)
         self.pool = ThreadPoolExecutor(usable_cores())
         self.targets = soft_labels(classes, args.label_spread).to(device)
-        self.class_weights = torch.ones(len(classes), device=device)
+        weights = balanced_weights(train.labels, len(classes)) if args.class_weights else torch.ones(len(classes))
+        self.class_weights = weights.to(device)
         self.progress = Progress(log_dir=str(args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S}"))
         self.stop = threading.Event()
         self.saved_progress, self.last_save, self.seconds_to_save = {}, time.perf_counter(), 0.0
 
-    def fit(self, train: Split, val: Split) -> None:
+    def fit(self) -> None:
         """Train to the last epoch, or until it gets no better; keep the best epoch in `BEST`, the last in `LAST`.
 
         Raises:
             Stopped: the user asked for it; the run can go on from `LAST`.
+            UserError: it cannot go on: too many photos have gone, no memory, or the loss explodes time and again.
         """
-        args, progress = self.args, self.progress
-        with RunLog(Path(progress.log_dir), first_epoch=progress.epochs + 1) as log:
-            if not progress.steps:
-                log.start(plain_config(args), self.example_photos(train))
-            try:
-                while progress.epochs < args.num_epochs:
-                    self.train_epoch(train)
-                    self.end_epoch(log, val.labels, self.evaluate(val))
-                    if args.patience and progress.epochs - progress.best_epoch >= args.patience:
-                        print(f"No better validation accuracy in {args.patience} epochs: stopped early.")
-                        break
-            except Stopped:
-                self.save()
-                raise
-        if asdict(progress) != self.saved_progress:
+        if not self.saved_progress:
+            self.save()  # shows that there is room, and is something to go back to
+        while not self.finished():
+            with RunLog(Path(self.progress.log_dir), first_epoch=self.progress.epochs + 1) as log:
+                if not self.progress.steps:
+                    log.start(plain_config(self.args), self.dataset, self.example_photos())
+                    if self.args.graph:
+                        log.graph(
+                            self.model, torch.zeros(1, 3, self.args.image_height, self.args.image_width).to(self.device)
+                        )
+                try:
+                    while not self.finished():
+                        self.train_epoch()
+                        self.end_epoch(log, *self.evaluate(self.val))
+                    best = {"best accuracy": self.progress.best_val_acc, "best loss": self.progress.best_val_loss}
+                    log.result(plain_config(self.args), best)
+                except Exploded:
+                    self.go_back()
+                except Stopped:
+                    self.save()
+                    raise
+        if asdict(self.progress) != self.saved_progress:
             self.save()
 
-    def train_epoch(self, split: Split) -> None:
-        """Go through an epoch, from the step that the run is at."""
+    def finished(self) -> bool:
+        """Return whether the last epoch is done, or it has got no better for long enough."""
         args, progress = self.args, self.progress
-        batch_size = args.batch_size * args.accumulate
-        steps_per_epoch = math.ceil(len(split.paths) / batch_size)
+        if args.patience and progress.epochs - progress.best_epoch >= args.patience:
+            print(f"No better validation accuracy in {args.patience} epochs: stopped early.")
+            return True
+        return progress.epochs >= args.num_epochs
+
+    def train_epoch(self) -> None:
+        """Go through an epoch, from the photo that the run is at."""
+        args, progress = self.args, self.progress
+        count = len(self.train.paths)
         shuffle = torch.Generator().manual_seed(seed_of(args.seed, progress.epochs, 1))
-        order = torch.randperm(len(split.paths), generator=shuffle)[progress.seen :]
+        order = torch.randperm(count, generator=shuffle)[progress.seen :]
         self.model.train()
         before, started = progress.seconds, time.perf_counter()
         with tqdm(
             desc=f"Epoch {progress.epochs + 1}/{args.num_epochs}",
-            total=len(split.paths),
+            total=count,
             initial=progress.seen,
             unit="photo",
             leave=False,
             disable=None,
         ) as bar:
-            for photos, labels in read_batches(split, order, batch_size, self.read, self.pool):
-                self.train_step(photos, labels, args.num_epochs * steps_per_epoch)
+            size = args.batch_size * args.accumulate
+            batches = read_batches(self.train.paths, order, size, self.read, self.pool)
+            for planned, (photos, indices) in zip(order.split(size), batches, strict=True):
+                if len(photos):
+                    self.train_step(photos, self.train.labels[indices])
+                progress.seen += len(planned)
                 progress.seconds = before + time.perf_counter() - started
-                steps_left = args.num_epochs * steps_per_epoch - progress.steps
-                bar.update(len(photos))
+                photos_left = (args.num_epochs - progress.epochs) * count - progress.seen
+                bar.update(len(planned))
                 bar.set_postfix_str(
                     f"loss {progress.loss_sum / progress.seen:.3f}, accuracy {progress.correct / progress.seen:.3f}, "
                     f"rate {self.learning_rate():.1e}, all done in "
-                    f"{tqdm.format_interval(steps_left * batch_size * progress.seconds / progress.seen)}"
+                    f"{tqdm.format_interval(photos_left * progress.seconds / progress.seen)}"
                 )
                 if time.perf_counter() - self.last_save > SAVE_EVERY:
                     self.save()
                 self.check_stop()
 
-    def train_step(self, photos: Tensor, labels: Tensor, total_steps: int) -> None:
-        """Learn from one batch: photos (N, 3, H, W), uint8, and labels (N,)."""
+    def train_step(self, photos: Tensor, labels: Tensor) -> None:
+        """Learn from one batch: photos (N, 3, H, W), uint8, and labels (N,).
+
+        Raises:
+            Exploded: no step has had a finite loss and gradient for long; the weights are as they were before.
+        """
         args, progress = self.args, self.progress
-        torch.manual_seed(seed_of(args.seed, progress.steps))  # of the augmentation and of dropout
-        factor = learning_rate_factor((progress.steps + 1) / (total_steps + 1), args.warmup)
+        middle = progress.epochs + (progress.seen + len(photos) / 2) / len(self.train.paths)  # of this step, in epochs
+        factor = learning_rate_factor(middle / args.num_epochs, args.warmup) * 0.1**progress.rate_cuts
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["full_lr"]
 
-        photos, labels = photos.to(self.device), labels.to(self.device)
-        photos = augment(photos, args.augment)
-        for part, part_labels in zip(photos.split(args.batch_size), labels.split(args.batch_size), strict=True):
-            losses, logits = self.losses(part, part_labels)
-            loss = (losses * self.class_weights[part_labels]).sum() / len(photos)
-            self.scaler.scale(loss).backward()
-            progress.loss_sum += losses.sum().item()
-            progress.correct += (logits.argmax(1) == part_labels).sum().item()
-        if args.clip_grad_norm:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), args.clip_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        progress.seen += len(photos)
+        loss_sum, correct = self.add_up_gradients(photos.to(self.device), labels.to(self.device))
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), args.clip_grad_norm or math.inf).item()
         progress.steps += 1
+        # The scaler of fp16 tries out how far it can go, and leaves out steps with infinite gradients by itself.
+        if math.isfinite(loss_sum) and (math.isfinite(norm) or self.scaler.is_enabled()):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            progress.loss_sum += loss_sum
+            progress.correct += correct
+            progress.gradient_sum += norm * len(photos) if math.isfinite(norm) else 0.0
+            progress.bad_steps = 0
+        else:
+            progress.bad_steps += 1
+        self.optimizer.zero_grad()
+        if progress.bad_steps >= MAX_BAD_STEPS:
+            raise Exploded
+
+    def add_up_gradients(self, photos: Tensor, labels: Tensor) -> tuple[float, int]:
+        """Add up the gradients of a batch, part by part, in smaller parts if the memory is not enough.
+
+        Returns:
+            The sum of the losses, and how many photos were graded right.
+
+        Raises:
+            UserError: the memory is not enough for one photo at a time.
+        """
+        while True:
+            torch.manual_seed(seed_of(self.args.seed, self.progress.steps))  # of the augmentation and of dropout
+            loss_sum, correct = 0.0, 0
+            try:
+                augmented = augment(photos, self.args.augment)
+                parts = augmented.split(self.part_size()), labels.split(self.part_size())
+                for part, part_labels in zip(*parts, strict=True):
+                    losses, logits = self.losses(part, part_labels)
+                    loss = (losses * self.class_weights[part_labels]).sum() / len(photos)
+                    self.scaler.scale(loss).backward()
+                    loss_sum += losses.sum().item()
+                    correct += (logits.argmax(1) == part_labels).sum().item()
+                return loss_sum, correct
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            self.optimizer.zero_grad()
+            self.use_smaller_parts()
+
+    def part_size(self) -> int:
+        """Return how many photos go through the network at once."""
+        return max(1, self.args.batch_size >> self.progress.halvings)
+
+    def use_smaller_parts(self) -> None:
+        """Halve the number of photos that go through the network at once; a step is still made of as many."""
+        if self.part_size() == 1:
+            raise UserError(
+                "out of memory with one photo at a time: use a smaller --image-width and --image-height "
+                "(--preset small), or fewer --channels."
+            )
+        self.progress.halvings += 1
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        tqdm.write(
+            f"Out of memory: from now on {self.part_size()} photos at once; the steps, and the result, stay the same."
+        )
+
+    def go_back(self) -> None:
+        """After an explosion, go on from the last checkpoint with a tenth of the learning rate.
+
+        Raises:
+            UserError: that has been tried often enough.
+        """
+        rate_cuts, rate = self.progress.rate_cuts + 1, self.learning_rate()
+        if rate_cuts > MAX_RATE_CUTS:
+            raise UserError(
+                f"the loss has exploded {rate_cuts} times (NaN). Try --learning-rate {self.args.learning_rate / 10:g} "
+                f"or --clip-grad-norm 0.5, and look for corrupted photos. {LAST} is from before that."
+            )
+        tqdm.write(f"The loss explodes (NaN) at a rate of {rate:.1e}: back to {LAST}, with a tenth of the rate.")
+        last = self.args.output / LAST
+        self.load(load_checkpoint(last, NEEDED_TO_RESUME, mmap=False), last)
+        self.progress.rate_cuts = rate_cuts
 
     def losses(self, photos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the losses (N,) and logits (N, classes) of photos (N, 3, H, W), bytes or 0.0 to 1.0."""
@@ -369,44 +442,59 @@ class Trainer:
         return F.cross_entropy(logits, self.targets[labels], reduction="none"), logits
 
     @torch.inference_mode()
-    def evaluate(self, split: Split) -> Tensor:
-        """Return the logits (N, classes) of a split, on the CPU."""
+    def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Return which photos of a split could be read, as indices (N,), and their logits (N, classes), on the CPU."""
         self.model.eval()
-        logits = [torch.empty(0, len(self.classes))]
+        read, logits = [torch.empty(0, dtype=torch.long)], [torch.empty(0, len(self.classes))]
         order = torch.arange(len(split.paths))
-        for photos, labels in read_batches(split, order, self.args.batch_size, self.read, self.pool):
-            logits.append(self.losses(photos.to(self.device), labels.to(self.device))[1].cpu())
+        for photos, indices in read_batches(split.paths, order, self.part_size(), self.read, self.pool):
+            if len(photos):
+                labels = split.labels[indices].to(self.device)
+                read.append(indices)
+                logits.append(self.losses(photos.to(self.device), labels)[1].cpu())
             self.check_stop()
-        return torch.cat(logits)
+        return torch.cat(read), torch.cat(logits)
 
-    def end_epoch(self, log: RunLog, labels: Tensor, logits: Tensor) -> None:
+    def end_epoch(self, log: RunLog, read: Tensor, logits: Tensor) -> None:
         """Log an epoch and, if it is the best one, save it; without validation photos, the latest is the best.
 
         Args:
             log: where to.
-            labels, logits: of the validation photos, (N,) and (N, classes).
+            read, logits: of the validation photos, as `evaluate` returns them.
         """
         args, progress = self.args, self.progress
+        labels = self.val.labels[read]
+        train = {
+            "loss": progress.loss_sum / progress.seen,
+            "accuracy": progress.correct / progress.seen,
+            "learning rate": self.learning_rate(),
+            "gradient norm": progress.gradient_sum / progress.seen,
+            "photos per second": progress.seen / progress.seconds,
+        }
+        val = {"loss": math.nan, "accuracy": math.nan}
         progress.epochs += 1
-        loss, accuracy = progress.loss_sum / progress.seen, progress.correct / progress.seen
-        rate, photos_per_second = self.learning_rate(), progress.seen / progress.seconds
-        progress.seen, progress.loss_sum, progress.correct, progress.seconds = 0, 0.0, 0, 0.0
-        log.train.add_scalar("loss", loss, progress.epochs)
-        log.train.add_scalar("accuracy", accuracy, progress.epochs)
-        log.train.add_scalar("learning rate", rate, progress.epochs)
-        log.train.add_scalar("photos per second", photos_per_second, progress.epochs)
-
-        val_loss, val_accuracy = math.nan, math.nan
+        progress.begin_epoch()
         if len(labels):
-            val_loss = F.cross_entropy(logits, self.targets.cpu()[labels]).item()
-            val_accuracy = (logits.argmax(1) == labels).float().mean().item()
-            log.val.add_scalar("loss", val_loss, progress.epochs)
-            log.val.add_scalar("accuracy", val_accuracy, progress.epochs)
-        better = not len(labels) or (val_accuracy, -val_loss) > (progress.best_val_acc, -progress.best_val_loss)
+            val["loss"] = F.cross_entropy(logits, self.targets.cpu()[labels]).item()
+            exact = (logits.argmax(1) == labels).float()
+            val["accuracy"] = exact.mean().item()
+            by_grade = {
+                f"accuracy by grade/{self.classes[label]}": exact[labels == label].mean().item()
+                for label in labels.unique()
+            }
+            log.epoch(progress.epochs, train, val | by_grade)
+            paths = [self.val.paths[index] for index in read.tolist()]
+            evaluation = Evaluation(self.classes, paths, labels.numpy(), logits.softmax(dim=1).numpy(), {})
+            log.pictures(progress.epochs, args.num_epochs, evaluation, self.model, self.device)
+        else:
+            log.epoch(progress.epochs, train, {})
+        better = not len(labels) or (val["accuracy"], -val["loss"]) > (progress.best_val_acc, -progress.best_val_loss)
         print(
             f"Epoch {progress.epochs:{len(str(args.num_epochs))}}/{args.num_epochs}   "
-            f"loss {loss:.3f} (validation {val_loss:.3f})   accuracy {accuracy:.3f} (validation {val_accuracy:.3f})   "
-            f"rate {rate:.1e}   {photos_per_second:.1f} photos/s{'   best' if better else ''}",
+            f"loss {train['loss']:.3f} (validation {val['loss']:.3f})   "
+            f"accuracy {train['accuracy']:.3f} (validation {val['accuracy']:.3f})   "
+            f"rate {train['learning rate']:.1e}   {train['photos per second']:.1f} photos/s"
+            f"{'   best' if better else ''}",
             flush=True,
         )
         if better:
@@ -414,7 +502,7 @@ class Trainer:
                 set_aside(args.output / BEST)
             progress.best_epoch = progress.epochs
             if len(labels):
-                progress.best_val_acc, progress.best_val_loss = val_accuracy, val_loss
+                progress.best_val_acc, progress.best_val_loss = val["accuracy"], val["loss"]
                 progress.temperature = fit_temperature(logits, labels)
             self.save()
             with written_whole(args.output / BEST) as partial:
@@ -435,47 +523,60 @@ class Trainer:
             "scaler_state_dict": self.scaler.state_dict(),
             "best_val_acc": self.progress.best_val_acc,
             "classes": self.classes,
+            "dataset": self.dataset,
             "model": self.args.model,
             "temperature": self.progress.temperature,
             "architecture": self.architecture,
             "config": plain_config(self.args),
             "progress": self.saved_progress,
         }
-        with written_whole(self.args.output / LAST) as partial:
-            torch.save(checkpoint, partial)
+        save_tensors(checkpoint, self.args.output / LAST)
         self.last_save = time.perf_counter()
         self.seconds_to_save = self.last_save - started
 
-    def load(self, checkpoint: dict) -> None:
-        """Go on from a checkpoint.
+    def load(self, checkpoint: dict, path: Path) -> None:
+        """Go on from a checkpoint that was loaded from `path`.
 
         Raises:
-            UserError: it is of other grades or of another architecture.
+            UserError: it is of other grades, photos or architecture, or parts of it do not fit together.
         """
         if checkpoint["classes"] != self.classes:
             raise UserError(f"the run to resume has other grades than {self.args.data}; train without --resume.")
         if (checkpoint["model"], checkpoint["architecture"]) != (self.args.model, self.architecture):
             raise UserError("the run to resume has another architecture than these options; train without --resume.")
-        self.model.load_state_dict(checkpoint["model_state_dict"])
-        full_rates = [group["full_lr"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
-        for group, rate in zip(self.optimizer.param_groups, full_rates, strict=True):
-            group["full_lr"] = rate  # --learning-rate may have changed
-        self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
-        self.saved_progress = checkpoint["progress"]
-        self.progress = Progress(**self.saved_progress)
+        with damage_told(path):
+            changes = differences(checkpoint["dataset"], self.dataset)
+            if changes and not self.args.accept_changes:
+                raise UserError(
+                    f"{self.args.data} has changed since this run began: {changes}. Go on with it all the same by "
+                    "--accept-changes, or train without --resume."
+                )
+            self.model.load_state_dict(checkpoint["model_state_dict"])
+            # How to step is a matter of the options; the checkpoint only has the averages.
+            checkpoint["optimizer_state_dict"]["param_groups"] = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+            for parameter, state in self.optimizer.state.items():
+                if not parameter.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape:
+                    raise ValueError("averages of another shape than the weights")
+            self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
+            progress = Progress(**checkpoint["progress"])
+            if any(type(value) is not type(getattr(self.progress, name)) for name, value in asdict(progress).items()):
+                raise ValueError("progress of a wrong type")
+        self.progress, self.saved_progress = progress, checkpoint["progress"]
+        if changes:  # the order of photos is another one: begin the epoch again
+            progress.begin_epoch()
 
     def learning_rate(self) -> float:
         """Return the learning rate of the last step, in layers of few inputs."""
         return max(group["lr"] for group in self.optimizer.param_groups)
 
-    def example_photos(self, split: Split) -> np.ndarray:
+    def example_photos(self) -> np.ndarray:
         """Return some augmented photos with their grades, as a picture (height, width, 3), uint8."""
         torch.manual_seed(self.args.seed)
-        shown = torch.randperm(len(split.paths))[:SHOWN_PHOTOS]
-        photos, labels = next(read_batches(split, shown, SHOWN_PHOTOS, self.read, self.pool))
+        shown = torch.randperm(len(self.train.paths))[:SHOWN_PHOTOS]
+        photos, indices = next(read_batches(self.train.paths, shown, SHOWN_PHOTOS, self.read, self.pool))
         photos = (augment(photos, self.args.augment) * 255).byte().permute(0, 2, 3, 1).numpy()
-        return photo_grid(photos, [self.classes[label] for label in labels])
+        return photo_grid(photos, [self.classes[label] for label in self.train.labels[indices]])
 
     def ask_to_stop(self, *_: object) -> None:
         """Handle Ctrl-C and SIGTERM: save after the step at hand; the next Ctrl-C stops at once."""
@@ -492,43 +593,28 @@ class Trainer:
 # ---------------------------------------------------------------- checkpoints and machines
 
 
-def load_checkpoint(path: Path, mmap: bool = True) -> dict:
-    """Return a checkpoint; nothing in it is executed.
-
-    Args:
-        path: where it is.
-        mmap: map its tensors from the file, so that only what is used is read. Not if the file is to be replaced.
-
-    Raises:
-        UserError: there is none, or it was not written by this program.
-    """
-    if not path.is_file():
-        raise UserError(f"no checkpoint {path}: run python coin_classifier_custom.py first, or use --checkpoint.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # over a damaged or foreign file anything may be raised
-        raise UserError(f"{path} is damaged, or no checkpoint of this program ({type(error).__name__}).") from None
-    if not isinstance(checkpoint, dict) or "format_version" not in checkpoint:
-        raise UserError(f"{path} is no checkpoint of this program.")
-    if checkpoint["format_version"] != FORMAT_VERSION or not checkpoint.keys() >= NEEDED_TO_PREDICT:
-        raise UserError(f"{path} was written by another version of this program: use that one, or train again.")
-    return checkpoint
-
-
 def build_model(checkpoint: dict, path: Path) -> nn.Module:
     """Return the trained network of a checkpoint that was loaded from `path`, ready to predict.
 
     Raises:
-        UserError: parts of it are missing, or do not fit together.
+        UserError: parts of it do not fit together.
     """
-    try:
+    weights, classes = checkpoint["model_state_dict"], checkpoint["classes"]
+    with damage_told(path):
         with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
-            model = MODELS[checkpoint["model"]][0](len(checkpoint["classes"]), **checkpoint["architecture"])
-        model.load_state_dict(checkpoint["model_state_dict"], assign=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} does not hold together ({reason}): use another checkpoint, or train again.") from None
-    return model.float().eval()  # what is shared may be in fp16
+            model = MODELS[checkpoint["model"]][0](len(classes), **checkpoint["architecture"]).eval()
+        width, height = model.image_width, model.image_height
+        if min(width, height) < 1 or width % 2 or width * height > MAX_PIXELS:
+            raise ValueError(f"photos of {width}x{height} pixels")
+        state = model.state_dict()
+        if sum(tensor.numel() * weights[name].element_size() for name, tensor in state.items()) > path.stat().st_size:
+            raise ValueError("a network larger than the file")
+        if any(weights[name].is_floating_point() != tensor.is_floating_point() for name, tensor in state.items()):
+            raise ValueError("weights of another type of number")
+        if not all(isinstance(name, str) for name in classes) or not checkpoint["temperature"] > 0:
+            raise ValueError("wrong grades or temperature")
+        model.load_state_dict(dict(weights), assign=True)  # a copy, since torch notes in the dict that it is assigned
+    return model.float()  # what is shared may be in fp16
 
 
 def start_from_other(trainer: Trainer) -> None:
@@ -540,44 +626,18 @@ def start_from_other(trainer: Trainer) -> None:
     args = trainer.args
     if args.init_from:
         checkpoint = load_checkpoint(args.init_from)
-        source, weights, same_classes = (
-            args.init_from,
-            checkpoint["model_state_dict"],
-            checkpoint["classes"] == trainer.classes,
-        )
+        weights, same_classes = checkpoint["model_state_dict"], checkpoint["classes"] == trainer.classes
     else:
-        source, weights, same_classes = args.pretrained, pretrained_resnet50(args.pretrained), False
+        weights, same_classes = pretrained_resnet50(args.pretrained), False
     last_layer = MODELS[args.model][1]
     for name, tensor in trainer.model.state_dict().items():
         if same_classes or not name.startswith(f"{last_layer}."):
             if name not in weights or weights[name].shape != tensor.shape:
                 raise UserError(
-                    f"{source} is of another architecture (see {name}): give the options it was trained with."
+                    f"{args.init_from or args.pretrained} is of another architecture (see {name}): give the options "
+                    "that it was trained with."
                 )
             tensor.copy_(weights[name])
-
-
-def pretrained_resnet50(source: str) -> dict[str, Tensor]:
-    """Return weights of torchvision's ResNet-50, learned from ImageNet: downloaded ("download"), or from a file.
-
-    Raises:
-        UserError: they cannot be had.
-    """
-    from torchvision.models import ResNet50_Weights
-
-    try:
-        if source == "download":
-            return ResNet50_Weights.DEFAULT.get_state_dict(progress=True, check_hash=True)
-        return torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # no network, no file, or no weights in it
-        advice = f"download {ResNet50_Weights.DEFAULT.url} elsewhere and give --pretrained FILE"
-        raise UserError(f"no pretrained weights from {source} ({error}): {advice}.") from None
-
-
-def set_aside(checkpoint: Path) -> None:
-    """Rename the checkpoint of an earlier run, so that a new one does not write over it."""
-    if checkpoint.exists():
-        os.replace(checkpoint, checkpoint.with_suffix(".previous.pth"))
 
 
 def seed_of(*numbers: int) -> int:
@@ -590,7 +650,7 @@ def plain_config(args: argparse.Namespace) -> dict:
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in vars(args).items()
-        if name not in ("resume", "preset")
+        if name not in ("graph", "resume", "accept_changes", "preset")
     }
 
 
@@ -600,13 +660,19 @@ def plain_config(args: argparse.Namespace) -> dict:
 def main() -> int | None:
     """Run the command."""
     args, checkpoint = parse_arguments()
+    report = args.output / "report"
+    check_report(report)
+    with alone(args.output / LOCK, f"checkpoints to {args.output.resolve()}"):
+        return train_and_test(args, checkpoint, report)
+
+
+def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Path) -> int | None:
+    """Train, from the start or from a checkpoint, and test; the exit status is 130 if the user stopped it."""
     classes = find_classes(args.data)
     train, val, test = (find_split(args.data / split, classes) for split in SPLITS)
-    trainer = Trainer(args, classes, find_device(args.device))
-    if args.class_weights:
-        trainer.class_weights = balanced_weights(train.labels, len(classes)).to(trainer.device)
+    trainer = Trainer(args, classes, train, val, find_device(args.device))
     if checkpoint:
-        trainer.load(checkpoint)
+        trainer.load(checkpoint, args.output / LAST)
         checkpoint.clear()  # as large as the network and the optimiser
     elif args.init_from or args.pretrained:
         start_from_other(trainer)
@@ -622,24 +688,30 @@ def main() -> int | None:
     if trainer.progress.epochs >= args.num_epochs:
         print(f"This run has finished its {args.num_epochs} epochs; a larger --num-epochs trains it further.")
     print(f"Watch it: tensorboard --logdir={args.runs}\n", flush=True)
+    copies = 2 if args.resume else 3  # at once there are BEST, LAST and the next one, of weights and two averages each
     try:
-        trainer.fit(train, val)
+        with room_for(copies * 3 * 4 * parameters, args.output):
+            trainer.fit()
     except Stopped:
         print(f"Stopped at step {trainer.progress.steps}. To go on: {command_line()} --resume")
         return 130
 
     best = args.output / BEST
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the model is saved: now Ctrl-C stops at once
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if test.paths:
         checkpoint = load_checkpoint(best)
         trainer.model.load_state_dict(checkpoint["model_state_dict"])
-        logits = trainer.evaluate(test)
-        raw, calibrated = (
-            score(logits.div(value).softmax(dim=1).numpy(), test.labels.numpy(), classes)
-            for value in (1.0, checkpoint["temperature"])
-        )
-        print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {calibrated}")
-        print(f"Calibration error: {calibrated.calibration_error:.3f}, and {raw.calibration_error:.3f} without", end="")
-        print(f" the temperature {checkpoint['temperature']:.2f}, which was fitted on the validation photos")
+        evaluation = evaluate(trainer.model.eval(), checkpoint, test, trainer.device)
+        temperature = checkpoint["temperature"]
+        raw = torch.from_numpy(evaluation.probabilities).log().mul(temperature).softmax(dim=1).numpy()
+        total, before = (score(values, evaluation.labels, classes) for values in (evaluation.probabilities, raw))
+        print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {total}")
+        print(f"Calibration error: {total.calibration_error:.3f}, and {before.calibration_error:.3f} without", end="")
+        print(f" the temperature {temperature:.2f}, which was fitted on the validation photos")
+        about = {"checkpoint": str(best), "data": str(args.data / "test")}
+        write_report(evaluation, trainer.model, trainer.device, about, report)
+        print(f"On which grades, on which photos, and how sure it was: {report / 'index.html'}")
     name = "" if best == Path(BEST) else f" --checkpoint {best}"
     print(f"\nThe model is in {best}. Next: python predict.py{name} photo.jpg")
 
@@ -654,7 +726,9 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--data", type=Path, default=DATA, help="dataset that prepare_dataset.py has made")
     add("--output", type=Path, default=Path(), help=f"folder for {BEST} and {LAST}")
     add("--runs", type=Path, default=RUNS, help="folder for TensorBoard")
+    add("--graph", action="store_true", help="show the network's graph in TensorBoard")
     add("--resume", action="store_true", help=f"go on from {LAST}, with its options")
+    add("--accept-changes", action="store_true", help="resume though photos have been added, removed or replaced")
 
     add = parser.add_argument_group("training").add_argument
     add(
@@ -678,7 +752,12 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
         help="how many grades a label reaches to both sides; 0: none",
     )
     add("--augment", choices=AUGMENTATIONS, default=AUGMENT, help="how much training photos are varied")
-    add("--class-weights", action="store_true", help="let every grade count the same, however few its photos")
+    add(
+        "--class-weights",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="let every grade count the same, however few its photos",
+    )
     add("--patience", type=int, default=PATIENCE, help="stop after so many epochs without a better one; 0: never")
     add("--seed", type=int, default=SEED, help="the same seed gives the same model on the same machine")
 
@@ -708,13 +787,14 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--fused", action=on_or_off, default=True, help="take a step over all weights in one operation")
     add("--cache-gb", type=float, default=CACHE_GB, help="memory for decoded photos")
 
-    args, checkpoint = parser.parse_args(), None
+    args, checkpoint, options = parser.parse_args(), None, []
     if args.resume:
-        checkpoint = load_checkpoint(args.output / LAST, mmap=False)
-        parser.set_defaults(**checkpoint["config"])
+        checkpoint = load_checkpoint(args.output / LAST, NEEDED_TO_RESUME, mmap=False)
+        build_model(checkpoint, args.output / LAST)  # before its options are used to make a network of any size
+        options += as_options(checkpoint["config"] | checkpoint["architecture"] | {"output": args.output})
     if args.preset:
-        parser.set_defaults(**PRESETS[args.preset])
-    args = parser.parse_args()
+        options += as_options(PRESETS[args.preset])
+    args = parser.parse_args(options + sys.argv[1:])
     args.channels, args.fc_features = list(args.channels), list(args.fc_features)
 
     if args.image_width % 2 or min(args.image_width, args.image_height) < 2 ** len(args.channels):
@@ -735,12 +815,6 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     if args.learning_rate <= 0:
         parser.error("--learning-rate must be above 0")
     return args, checkpoint
-
-
-def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """Return a weight for each class so that all count the same; over the photos, the mean is 1."""
-    counts = torch.bincount(labels, minlength=num_classes)
-    return len(labels) / (num_classes * counts)
 
 
 def command_line() -> str:

@@ -23,12 +23,12 @@ from tqdm import tqdm
 
 from coinkit.cli import HelpFormatter, run, usable_cores
 from coinkit.grades import sheldon_number
+from coinkit.photos import PHOTO_FOLDER
 
 OUTPUT = Path("demo/images")
 GRADES = ("g06", "vf30", "au55", "ms65")
 PER_GRADE = 40
 SEED = 0
-PHOTO_FOLDER = "6000x3000"
 PHOTO_SIZE = (6000, 3000)
 JPEG_QUALITY = 90
 

@@ -1,55 +1,114 @@
 """Grade coins from photos with a trained network: photo.jpg -> its grade, the confidence, and the top 3
 
     python predict.py photo.jpg
-    python predict.py photos/ "more/*.jpg" --top-k 5        folders and patterns
+    python predict.py photo.jpg --heatmap why.png           where the network saw what speaks for the grade
+    python predict.py photos/ "more/*.jpg"                  folders and patterns: a line for each photo
+    python predict.py photos/ --csv grades.csv              the same, and a table
     python predict.py photos/ --json > grades.jsonl         a line of JSON for each photo
+    python predict.py photo.jpg --checkpoint a.pth b.pth    the mean of several networks
 
-A photo that cannot be read is named, the others are graded all the same, and the exit status is 1.
+A note says where a photo is not like that of a coin (not 2:1, small, blank) and, with --min-confidence, where the
+network is unsure. A photo that cannot be read is named, the others are graded all the same, and the exit status is 1.
 """
 
 import argparse
+import csv
 import glob
 import json
+import math
+import os
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
 
-from coin_classifier_custom import BEST, CoinClassifier, build_model, load_checkpoint
-from coinkit.batches import normalise, to_tensor
-from coinkit.cli import HelpFormatter, run, usable_cores
+from coin_classifier_custom import BEST, build_model
+from coinkit.batches import grade_batches, move_faces, normalise, to_tensor
+from coinkit.checkpoints import load_checkpoint
+from coinkit.cli import HelpFormatter, UserError, on_one_line, run
 from coinkit.devices import find_device
-from coinkit.photos import PhotoError, find_photos, map_ahead, open_photo
+from coinkit.files import written_whole
+from coinkit.photos import SUFFIXES, PhotoError, find_photos, open_photo
 
 TOP_K = 3
-BATCH_SIZE = 8
+ASPECT, FAR_OFF = 2, 0.1  # width / height of a coin photo, and the share by which it may be off without a note
+BLANK = 8  # standard deviation of each colour, 0 to 255, below which there is a note; photos of real coins have 20
+HEATMAP_WIDTH = 1024  # pixels
+
+# What --tta adds to the photo as it is: each face turned (degrees), and shifted to the left and upwards (shares of a
+# face), half as far as in training. None is a mirror image, since no coin is.
+TTA_VIEWS = ((-4, 0, 0), (4, 0, 0), (0, -0.015, -0.015), (0, 0.015, 0.015))
+
+
+class Network(NamedTuple):
+    """A trained network, by what to divide its logits, and the size (width, height) of the photos that it takes."""
+
+    model: nn.Module
+    temperature: float
+    size: tuple[int, int]
+
+
+class Photo(NamedTuple):
+    """A photo at each size that a network takes, (3, height, width), uint8; and notes on it."""
+
+    pixels: dict[tuple[int, int], Tensor]
+    notes: list[str]
+
+
+class Verdict(NamedTuple):
+    """What there is to say of a photo."""
+
+    photo: Path
+    top: list[tuple[str, float]]  # grades and their probabilities, the likeliest first
+    note: str
 
 
 def main() -> int:
     """Run the command; the exit status is 1 if a photo could not be read."""
     args = parse_arguments()
     paths = find_inputs(args.photos)
+    heatmap_of = name_heatmaps(args.heatmap, paths) if args.heatmap else {}
     device = find_device(args.device)
-    checkpoint = load_checkpoint(args.checkpoint)
-    model = build_model(checkpoint, args.checkpoint).to(device)
-    classes = checkpoint["classes"]
+    networks, classes = load_networks(args.checkpoint, device)
+    top_k = min(args.top_k, len(classes))
+    if args.json:
+        describe = as_json
+    elif len(paths) == 1:
+        describe = as_text
+    else:
+        describe = partial(
+            as_line, width=max(len(on_one_line(path)) for path in paths), grade_width=max(map(len, classes))
+        )
 
     unread = 0
-    for path, result in predict(model, checkpoint["temperature"], paths, device):
-        if isinstance(result, PhotoError):
-            print(f"{path}: {result}", file=sys.stderr)
-            unread += 1
-            continue
-        confidences, indices = result.topk(min(args.top_k, len(classes)))
-        top = [(classes[index], value) for index, value in zip(indices.tolist(), confidences.tolist(), strict=True)]
-        if args.json:
-            print_json(path, top)
-        else:
-            print_text(path if len(paths) > 1 else None, top)
+    with csv_table(args.csv, top_k) as table:
+        graded = predict(networks, paths, args.tta, device)
+        for path, result in tqdm(graded, total=len(paths), unit="photo", leave=False, disable=len(paths) == 1 or None):
+            if isinstance(result, PhotoError):
+                tqdm.write(f"{on_one_line(path)}: {result}", file=sys.stderr)
+                unread += 1
+                continue
+            probabilities, notes = result
+            confidences, indices = (values.tolist() for values in probabilities.topk(top_k))
+            if confidences[0] < args.min_confidence:
+                notes.append("unsure")
+            top = [(classes[index], round(value, 6)) for index, value in zip(indices, confidences, strict=True)]
+            verdict = Verdict(path, top, ", ".join(notes))
+            tqdm.write(describe(verdict))
+            if table:
+                table.writerow(as_row(verdict))
+            if heatmap_of:
+                write_heatmap(networks[0].model, path, indices[0], heatmap_of[path], device)
     return 1 if unread else 0
 
 
@@ -57,14 +116,39 @@ def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
-    add("photos", nargs="+", metavar="PHOTO", help="files, folders of photos, or patterns such as 'photos/*.jpg'")
-    add("--checkpoint", type=Path, default=Path(BEST), help="trained by coin_classifier_custom.py")
+    add("photos", nargs="*", metavar="PHOTO", help="files, folders of photos, or patterns such as 'photos/*.jpg'")
+    add(
+        "--checkpoint",
+        nargs="+",
+        default=[BEST],
+        metavar="FILE.pth",
+        help="trained by coin_classifier_custom.py; of several, the mean is taken",
+    )
+    add("--tta", action="store_true", help=f"see each photo {1 + len(TTA_VIEWS)} times, turned and shifted a little")
     add("--top-k", type=int, default=TOP_K, help="how many grades to name")
+    add("--min-confidence", type=float, default=0, metavar="SHARE", help="below this, 0 to 1, a note says unsure")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--json", action="store_true", help="print a line of JSON for each photo")
+    add("--csv", type=Path, metavar="FILE.csv", help="write a table with a row for each photo")
+    add("--heatmap", type=Path, metavar="FILE.png", help="picture of what decided; for several photos, a folder")
     args = parser.parse_args()
+
+    # After --checkpoint, only the names tell where the checkpoints end and the photos begin.
+    first, *more = args.checkpoint
+    args.checkpoint = [Path(first), *(Path(name) for name in more if name.endswith(".pth"))]
+    args.photos += [name for name in more if not name.endswith(".pth")]
+    if not args.photos:
+        parser.error("name a photo, a folder, or a pattern")
     if args.top_k < 1:
         parser.error("--top-k must be at least 1")
+    if not 0 <= args.min_confidence <= 1:
+        parser.error("--min-confidence must be between 0 and 1")
+    if args.csv and args.csv.suffix.lower() != ".csv":  # it might be a photo, to be written over
+        parser.error("--csv: give a name that ends in .csv")
+    if args.heatmap and args.heatmap.suffix.lower() in SUFFIXES - {".png"}:
+        parser.error("--heatmap: give a name that ends in .png, or a folder")
+    if args.heatmap and len(args.checkpoint) > 1:
+        parser.error("--heatmap shows what one network saw: give one --checkpoint")
     return args
 
 
@@ -73,9 +157,9 @@ def find_inputs(names: list[str]) -> list[Path]:
     paths = []
     for name in names:
         path = Path(name)
-        if path.is_dir():
+        if os.path.isdir(name):
             found = find_photos(path, recursive=True)
-        elif path.exists() or not glob.has_magic(name):
+        elif os.path.exists(name) or not glob.has_magic(name):
             found = [path]
         else:  # a pattern that no shell has replaced
             found = sorted(Path(match) for match in glob.glob(name, recursive=True))
@@ -83,49 +167,148 @@ def find_inputs(names: list[str]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
+def name_heatmaps(target: Path, paths: list[Path]) -> dict[Path, Path]:
+    """Return the file for each photo's heatmap: the target, or one in it that lies there as the photo does in its own.
+
+    Raises:
+        UserError: the target is one file for several photos, or a heatmap would replace a photo.
+    """
+    photos = [Path(os.path.abspath(path)) for path in paths]
+    if target.suffix.lower() == ".png":
+        if len(paths) > 1:
+            raise UserError(f"--heatmap {target} is one file, but there are {len(paths)} photos: name a folder.")
+        files = [target]
+    else:
+        try:
+            root = os.path.commonpath([photo.parent for photo in photos])
+        except ValueError:
+            raise UserError("--heatmap: the photos are on several drives; take them one drive at a time.") from None
+        files = [target / f"{photo.relative_to(root)}.png" for photo in photos]
+    if replaced := {Path(os.path.abspath(file)) for file in files} & set(photos):
+        raise UserError(f"--heatmap would replace the photo {replaced.pop()}: name another file or folder.")
+    return dict(zip(paths, files, strict=True))
+
+
+def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network], list[str]]:
+    """Return the networks of checkpoints, and the grades that they all know.
+
+    Raises:
+        UserError: a checkpoint cannot be used, or knows other grades than the first.
+    """
+    networks, classes = [], []
+    for path in paths:
+        checkpoint = load_checkpoint(path)
+        classes = classes or checkpoint["classes"]
+        if checkpoint["classes"] != classes:
+            raise UserError(f"{path} has other grades than {paths[0]}: average checkpoints of the same grades.")
+        model = build_model(checkpoint, path).to(device)
+        networks.append(Network(model, checkpoint["temperature"], (model.image_width, model.image_height)))
+    return networks, classes
+
+
 def predict(
-    model: CoinClassifier, temperature: float, paths: list[Path], device: torch.device
-) -> Iterator[tuple[Path, Tensor | PhotoError]]:
-    """Yield each path with the probabilities of its grades, (classes,), or with why it cannot be read."""
-    read = partial(read_photo, width=model.image_width, height=model.image_height)
-    with ThreadPoolExecutor(usable_cores()) as pool, torch.inference_mode():
-        photos = map_ahead(pool, read, paths, ahead=2 * BATCH_SIZE)
-        for start in range(0, len(paths), BATCH_SIZE):
-            batch = [(path, next(photos)) for path in paths[start : start + BATCH_SIZE]]
-            readable = [photo for _, photo in batch if isinstance(photo, Tensor)]
-            if readable:
-                logits = model(normalise(torch.stack(readable).to(device)))
-                probabilities = iter((logits / temperature).softmax(dim=1).cpu())
-            for path, photo in batch:
-                yield path, next(probabilities) if isinstance(photo, Tensor) else photo
+    networks: list[Network], paths: list[Path], tta: bool, device: torch.device
+) -> Iterator[tuple[Path, tuple[Tensor, list[str]] | PhotoError]]:
+    """Yield each path with the probabilities of its grades, (classes,), and notes; or with why it cannot be read."""
+
+    def grade(photos: list[Photo]) -> Iterator[tuple[Tensor, list[str]]]:
+        probabilities = mean_probabilities(networks, photos, tta, device)
+        return zip(probabilities, (photo.notes for photo in photos), strict=True)
+
+    return grade_batches(paths, partial(read_photo, sizes={network.size for network in networks}), grade)
 
 
-def read_photo(path: Path, width: int, height: int) -> Tensor | PhotoError:
-    """Return a photo, (3, height, width), uint8, or why it cannot be read."""
-    try:
-        return to_tensor(open_photo(path, width, height)[0])
-    except PhotoError as error:
-        return error
+def read_photo(path: Path, sizes: set[tuple[int, int]]) -> Photo:
+    """Return a photo, with notes on it.
+
+    Raises:
+        PhotoError: it cannot be read.
+    """
+    opened = {size: open_photo(path, *size) for size in sizes}
+    pixels = {size: to_tensor(photo) for size, (photo, _) in opened.items()}
+    (_, (width, height)), *_ = opened.values()
+    tests = {
+        "not 2:1": abs(width / height / ASPECT - 1) > FAR_OFF,
+        "small": any(width < wanted_width and height < wanted_height for wanted_width, wanted_height in sizes),
+        "blank": all(photo.float().std(dim=(1, 2)).max() < BLANK for photo in pixels.values()),
+    }
+    return Photo(pixels, [note for note, is_so in tests.items() if is_so])
 
 
-def print_text(path: Path | None, top: list[tuple[str, float]]) -> None:
-    """Print the grades of a photo for people, the likeliest first; its path only where there are several photos."""
-    if path:
-        print(path)
-    grade, confidence = top[0]
-    print(f"Predicted Grade: {grade}")
-    print(f"Confidence: {confidence:.2%}")
-    print(f"\nTop {len(top)} Prediction{'s' if len(top) > 1 else ''}:")
-    for grade, confidence in top:
-        print(f"  {grade}: {confidence:.2%}")
-    if path:
-        print()
+@torch.inference_mode()
+def mean_probabilities(networks: list[Network], photos: list[Photo], tta: bool, device: torch.device) -> Tensor:
+    """Return the probabilities of the grades, (N, classes): the mean over networks and, with `tta`, over views."""
+    probabilities = []
+    for network in networks:
+        pixels = torch.stack([photo.pixels[network.size] for photo in photos]).to(device)
+        for view in views(pixels, tta):
+            probabilities.append((network.model(normalise(view)) / network.temperature).softmax(dim=1))
+    return torch.stack(probabilities).mean(dim=0).cpu()
 
 
-def print_json(path: Path, top: list[tuple[str, float]]) -> None:
-    """Print the grades of a photo for programs, the likeliest first."""
-    grades = [{"grade": grade, "confidence": round(confidence, 6)} for grade, confidence in top]
-    print(json.dumps({"photo": str(path), **grades[0], "top": grades}))
+def views(photos: Tensor, tta: bool) -> Iterator[Tensor]:
+    """Yield photos (N, 3, H, W), uint8, as they are and, with `tta`, in `TTA_VIEWS`, 0.0 to 1.0."""
+    yield photos
+    for degrees, *shift in TTA_VIEWS if tta else ():
+        faces = 2 * len(photos)
+        angle = torch.full((faces,), math.radians(degrees), device=photos.device)
+        shift = torch.tensor(shift, device=photos.device).expand(faces, 2)
+        yield move_faces(photos.float() / 255, angle, torch.ones_like(angle), shift)
+
+
+def as_text(verdict: Verdict) -> str:
+    """Return what is said of one photo to people."""
+    grade, confidence = verdict.top[0]
+    lines = [f"Predicted Grade: {grade}", f"Confidence: {confidence:.2%}", ""]
+    lines += [f"Top {len(verdict.top)} Prediction{'s' if len(verdict.top) > 1 else ''}:"]
+    lines += [f"  {grade}: {confidence:.2%}" for grade, confidence in verdict.top]
+    return "\n".join(lines + (["", f"Note: {verdict.note}"] if verdict.note else []))
+
+
+def as_line(verdict: Verdict, width: int, grade_width: int) -> str:
+    """Return what is said of one of many photos to people; its path and grade get columns of these widths."""
+    grade, confidence = verdict.top[0]
+    return f"{on_one_line(verdict.photo):{width}}  {grade:{grade_width}}  {confidence:7.2%}  {verdict.note}".rstrip()
+
+
+def as_json(verdict: Verdict) -> str:
+    """Return what is said of a photo to programs."""
+    grades = [{"grade": grade, "confidence": confidence} for grade, confidence in verdict.top]
+    return json.dumps({"photo": str(verdict.photo), **grades[0], "note": verdict.note, "top": grades})
+
+
+def as_row(verdict: Verdict) -> list:
+    """Return what is said of a photo to spreadsheets."""
+    best, *others = verdict.top
+    return [verdict.photo, *best, verdict.note, *chain(*others)]
+
+
+@contextmanager
+def csv_table(path: Path | None, top_k: int) -> Iterator[Any]:
+    """Yield a CSV writer for `as_row`, whose file is there at the end; None without a path."""
+    if path is None:
+        yield None
+        return
+    # Names of files that are not valid Unicode stay as they are.
+    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        table = csv.writer(file)
+        others = [f"{column}_{rank}" for rank in range(2, top_k + 1) for column in ("grade", "confidence")]
+        table.writerow(["photo", "grade", "confidence", "note", *others])
+        yield table
+
+
+def write_heatmap(model: nn.Module, path: Path, grade: int, target: Path, device: torch.device) -> None:
+    """Write the photo as a PNG file, with what speaks for a grade, an index into the classes, laid over it."""
+    from coinkit.figures import overlay
+    from coinkit.heatmaps import heatmaps
+
+    seen = to_tensor(open_photo(path, model.image_width, model.image_height)[0])
+    heat = heatmaps(model, normalise(seen[None].to(device)), torch.tensor([grade], device=device))
+    height = HEATMAP_WIDTH * model.image_height // model.image_width
+    heat = F.interpolate(heat[None], (height, HEATMAP_WIDTH), mode="bilinear")[0, 0].cpu().numpy()
+    picture = overlay(np.asarray(open_photo(path, HEATMAP_WIDTH, height)[0]), heat)
+    with written_whole(target) as part:
+        Image.fromarray(picture).save(part, "PNG")
 
 
 if __name__ == "__main__":

@@ -172,12 +172,12 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
         sys.exit("stopped")
     best = coin.load_checkpoint(folder / coin.BEST)
     args, _ = coin.parse_arguments()
-    trainer = coin.Trainer(args, best["classes"], torch.device("cpu"))
-    trainer.model.load_state_dict(best["model_state_dict"])
     test = coin.find_split(dataset / "test", best["classes"])
-    logits = trainer.evaluate(test)
+    trainer = coin.Trainer(args, best["classes"], test, test, torch.device("cpu"))
+    trainer.model.load_state_dict(best["model_state_dict"])
+    read, logits = trainer.evaluate(test)
     calibrated, raw = (
-        score(logits.div(value).softmax(dim=1).numpy(), test.labels.numpy(), best["classes"])
+        score(logits.div(value).softmax(dim=1).numpy(), test.labels[read].numpy(), best["classes"])
         for value in (best["temperature"], 1.0)
     )
     result = {"scale": scale, "row": row, "task": task, "seed": seed}

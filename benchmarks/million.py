@@ -143,7 +143,7 @@ def train(folder: Path, size: int) -> None:
     split = timed("train: list the photos", find_split, data / "train", classes)
     with ThreadPoolExecutor(2) as pool:
         order = torch.randperm(len(split.paths))
-        batches = read_batches(split, order, 64, lambda path: torch.zeros(1), pool)
+        batches = read_batches(split.paths, order, 64, lambda path: torch.zeros(1), pool)
         if timed("train: go through them at random", lambda: sum(len(photos) for photos, _ in batches)) != len(order):
             sys.exit("an epoch has left out photos")
 

@@ -1,25 +1,28 @@
 """Batches of photos for the network: read them ahead, vary them, normalise them."""
 
+import hashlib
 import math
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
-from coinkit.cli import UserError
+from coinkit.cli import UserError, usable_cores
 from coinkit.grades import scale_order
 from coinkit.photos import PhotoError, find_photos, map_ahead, open_photo
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, of pixels from 0 to 1
 STD = (0.229, 0.224, 0.225)
+BATCH_SIZE = 8  # of photos to be graded
 
 # The largest rotation (degrees), shift (share of a face), zoom and change of light and colour (shares)
 AUGMENTATIONS = {
@@ -62,27 +65,37 @@ class PhotoReader:
     Args:
         width, height: the size, in pixels.
         cache_gb: room for decoded photos, in gigabytes.
+        max_unreadable: how many photos may be left out because they cannot be read.
     """
 
-    def __init__(self, width: int, height: int, cache_gb: float = 0):
+    def __init__(self, width: int, height: int, cache_gb: float = 0, max_unreadable: int = 0):
         self.size = (width, height)
+        self.max_unreadable = max_unreadable
+        self.unreadable = set()
         self.cache = {}
         self.cache_limit = int(cache_gb * 1e9 / (3 * width * height))
 
-    def __call__(self, path: Path) -> Tensor:
-        """Return a photo, (3, height, width), uint8.
+    def __call__(self, path: Path) -> Tensor | None:
+        """Return a photo, (3, height, width), uint8, or None if it cannot be read.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: more photos than accepted cannot be read.
         """
         photo = self.cache.get(path)
-        if photo is None:
+        if photo is None and path not in self.unreadable:
             try:
                 photo = to_tensor(open_photo(path, *self.size)[0])
             except PhotoError as error:
-                raise UserError(f"{path} is {error}. Run python prepare_dataset.py again.") from None
-            if len(self.cache) < self.cache_limit:
-                self.cache[path] = photo
+                self.unreadable.add(path)
+                if len(self.unreadable) > self.max_unreadable:
+                    raise UserError(
+                        f"{path} is {error}, and {len(self.unreadable) - 1} others cannot be read either; up to "
+                        f"{self.max_unreadable} would have been left out. Run python prepare_dataset.py again."
+                    ) from None
+                tqdm.write(f"Left out: {path} is {error}.")
+            else:
+                if len(self.cache) < self.cache_limit:
+                    self.cache[path] = photo
         return photo
 
 
@@ -118,14 +131,76 @@ def find_split(folder: Path, classes: list[str]) -> Split:
     return Split(paths, torch.arange(len(classes)).repeat_interleave(torch.tensor(counts)))
 
 
+def fingerprint(split: Split, classes: list[str]) -> dict[str, list]:
+    """Return for each grade how many photos it has, and a digest of their names and sizes, which changes with them."""
+    digests = [hashlib.sha256() for _ in classes]
+    for path, label in zip(split.paths, split.labels.tolist(), strict=True):
+        digests[label].update(f"{path.name}\0{path.stat().st_size}\0".encode(errors="surrogateescape"))
+    counts = torch.bincount(split.labels, minlength=len(classes)).tolist()
+    return {grade: [count, digest.hexdigest()] for grade, count, digest in zip(classes, counts, digests, strict=True)}
+
+
+def differences(before: dict[str, dict], now: dict[str, dict]) -> str:
+    """Say what is different in the fingerprints of splits, {split: {grade: [count, digest]}}; "" if nothing is."""
+    changes = []
+    for split, grades in now.items():
+        for grade, (count, digest) in grades.items():
+            count_before, digest_before = before[split][grade]
+            if digest != digest_before:
+                what = "other photos" if count == count_before else f"{count_before} photos then, {count} now"
+                changes.append(f"{split}/{grade} ({what})")
+    return ", ".join(changes[:5]) + (", ..." if len(changes) > 5 else "")
+
+
 def read_batches(
-    split: Split, order: Tensor, batch_size: int, read: PhotoReader, pool: Executor
+    paths: Sequence[Path], order: Tensor, batch_size: int, read: PhotoReader, pool: Executor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of photos (N, 3, H, W), uint8, and labels (N,), in this order; threads read the next ones."""
-    paths = (split.paths[index] for indices in order.split(batch_size) for index in indices.tolist())
-    photos = map_ahead(pool, read, paths, ahead=2 * batch_size)
-    for indices in order.split(batch_size) if len(order) else []:
-        yield torch.stack([next(photos) for _ in indices]), split.labels[indices]
+    """Yield batches of photos and their indices in this order, while threads read the next ones.
+
+    Photos that cannot be read are left out, so a batch may be smaller than the others, or empty.
+
+    Args:
+        paths: of the photos.
+        order: (N,), indices of the photos wanted.
+        batch_size: photos in a batch.
+        read, pool: what reads them, and where.
+
+    Yields:
+        Photos (batch, 3, H, W), uint8, and their indices, (batch,).
+    """
+    ordered = (paths[index] for part in order.split(batch_size) for index in part.tolist())  # no list of a million
+    photos = map_ahead(pool, read, ordered, ahead=2 * batch_size)
+    for start in range(0, len(order), batch_size):
+        planned = order[start : start + batch_size]
+        batch = [(photo, index) for index in planned.tolist() if (photo := next(photos)) is not None]
+        indices = torch.tensor([index for _, index in batch], dtype=torch.long)
+        yield torch.stack([photo for photo, _ in batch]) if batch else torch.empty(0), indices
+
+
+def grade_batches(paths: Sequence[Path], read: Callable, grade: Callable) -> Iterator[tuple[Path, Any]]:
+    """Yield each path with what `grade` says of its photo, or with the PhotoError that tells why it cannot be read.
+
+    Args:
+        paths: the photos.
+        read: takes a path, returns its photo, or raises PhotoError; threads read the next photos.
+        grade: takes a list of such photos, at most `BATCH_SIZE`, and returns what there is to say of each.
+    """
+
+    def read_or_error(path: Path) -> Any:
+        try:
+            return read(path)
+        except PhotoError as error:
+            return error
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        photos = map_ahead(pool, read_or_error, paths, ahead=2 * BATCH_SIZE)
+        for start in range(0, len(paths), BATCH_SIZE):
+            stop = min(start + BATCH_SIZE, len(paths))
+            batch = [(paths[index], next(photos)) for index in range(start, stop)]
+            readable = [photo for _, photo in batch if not isinstance(photo, PhotoError)]
+            results = iter(grade(readable) if readable else ())
+            for path, photo in batch:
+                yield path, photo if isinstance(photo, PhotoError) else next(results)
 
 
 def normalise(photos: Tensor) -> Tensor:
@@ -155,21 +230,39 @@ def augment(photos: Tensor, strength: str) -> Tensor:
     def uniform(*shape: int) -> Tensor:  # drawn on the CPU, so that every device sees the same photos
         return torch.empty(shape).uniform_(-1, 1).to(photos.device)
 
-    count, _, height, width = photos.shape
-    faces = photos.unflatten(3, (2, -1)).permute(0, 3, 1, 2, 4).flatten(0, 1)
-    angle = uniform(2 * count) * math.radians(limits["rotation"])
-    zoom = 1 + uniform(2 * count) * limits["zoom"]
-    shift = uniform(2 * count, 2) * 2 * limits["shift"]  # the grid goes from -1 to 1
-    face_aspect = height / (width / 2)
-    cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    rows = [cos, -sin * face_aspect, shift[:, 0], sin / face_aspect, cos, shift[:, 1]]
-    grid = F.affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3), list(faces.shape), align_corners=False)
-    faces = F.grid_sample(faces, grid, padding_mode="border", align_corners=False)
-    photos = faces.unflatten(0, (count, 2)).permute(0, 2, 3, 1, 4).flatten(3)
-
+    count = len(photos)
+    photos = move_faces(
+        photos,
+        angle=uniform(2 * count) * math.radians(limits["rotation"]),
+        zoom=1 + uniform(2 * count) * limits["zoom"],
+        shift=uniform(2 * count, 2) * limits["shift"],
+    )
     brightness, contrast, saturation = 1 + uniform(3, count, 1, 1, 1) * limits["colour"]
     photos = photos * brightness
     grey = photos.mean(dim=1, keepdim=True)
     photos = grey + (photos - grey) * saturation
     middle = photos.mean(dim=(1, 2, 3), keepdim=True)
     return (middle + (photos - middle) * contrast).clamp(0, 1)
+
+
+def move_faces(photos: Tensor, angle: Tensor, zoom: Tensor, shift: Tensor) -> Tensor:
+    """Turn, shrink and shift each face of photos, one half of the width, on its own; its border fills what comes free.
+
+    Args:
+        photos: (N, 3, H, W), float.
+        angle: (2N,), in radians; obverse and reverse of the first photo, then of the second, ...
+        zoom: (2N,), how much of a face is seen; above 1, it becomes smaller.
+        shift: (2N, 2), to the left and upwards, in shares of a face.
+
+    Returns:
+        (N, 3, H, W).
+    """
+    count, _, height, width = photos.shape
+    faces = photos.unflatten(3, (2, -1)).permute(0, 3, 1, 2, 4).flatten(0, 1)
+    face_aspect = height / (width / 2)
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    left, up = (2 * shift).unbind(1)  # the grid goes from -1 to 1
+    rows = torch.stack([cos, -sin * face_aspect, left, sin / face_aspect, cos, up], dim=1)
+    grid = F.affine_grid(rows.view(-1, 2, 3), list(faces.shape), align_corners=False)
+    faces = F.grid_sample(faces, grid, padding_mode="border", align_corners=False)
+    return faces.unflatten(0, (count, 2)).permute(0, 2, 3, 1, 4).flatten(3)

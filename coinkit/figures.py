@@ -1,10 +1,20 @@
 """Pictures of what the model sees and what it makes of it."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from coinkit.metrics import calibration_bins, estimate_share
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 CAPTION_HEIGHT = 18  # pixels
 GAP = 4
+DPI = 150  # of charts
+INK = "#1f4e79"
+OPACITY = 0.6  # of a heatmap where it is hottest; it fades with the heat
 
 
 def photo_grid(photos: np.ndarray, captions: list[str], columns: int = 2) -> np.ndarray:
@@ -29,3 +39,86 @@ def photo_grid(photos: np.ndarray, captions: list[str], columns: int = 2) -> np.
         draw.text((left + 2, top + 1), caption, "black", font)
         grid.paste(Image.fromarray(photo), (left, top + CAPTION_HEIGHT))
     return np.asarray(grid)
+
+
+def overlay(photo: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
+    """Lay a heatmap over its photo: red where it is hottest, and the bare photo where it is cold.
+
+    Args:
+        photo: (H, W, 3), uint8.
+        heatmap: (H, W), 0 to 1.
+
+    Returns:
+        The picture, (H, W, 3), uint8.
+    """
+    from matplotlib import colormaps  # takes a second that predict.py can save
+
+    opacity = OPACITY * heatmap[..., None]
+    colours = 255 * colormaps["turbo"](heatmap)[..., :3]
+    return np.round(opacity * colours + (1 - opacity) * photo).astype(np.uint8)
+
+
+def confusion_chart(confusion: np.ndarray, classes: list[str]) -> np.ndarray:
+    """Draw which grades are taken for which: numbers of photos, shaded by their share of the true grade.
+
+    Args:
+        confusion: (classes, classes), as `coinkit.metrics.confusion_matrix` returns it.
+        classes: the names of the grades, in the order of the scale.
+
+    Returns:
+        The picture, (height, width, 3), uint8.
+    """
+    from matplotlib.figure import Figure  # takes a second that predict.py can save
+
+    side = 1.6 + 0.4 * len(classes)  # inches
+    figure = Figure((side, side), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot(xlabel="predicted", ylabel="true")
+    shares = confusion / confusion.sum(axis=1, keepdims=True).clip(min=1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(classes)), classes, rotation=90)
+    axes.set_yticks(range(len(classes)), classes)
+    for row, column in np.argwhere(confusion):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(confusion[row, column]), color=colour, ha="center", va="center")
+    return _rendered(figure)
+
+
+def reliability_diagram(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Draw how often grades are right that were given with some confidence: on the diagonal, the confidence is right.
+
+    Args:
+        confidence: (N,), 0 to 1.
+        correct: (N,), whether the grade was right.
+
+    Returns:
+        The picture, (height, width, 3), uint8.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    counts, mean_confidence, accuracy = calibration_bins(confidence, correct)
+    filled = np.flatnonzero(counts)
+    estimates = [estimate_share(round(accuracy[bin] * counts[bin]), int(counts[bin])) for bin in filled]
+    whiskers = [[share.value - share.low for share in estimates], [share.high - share.value for share in estimates]]
+
+    figure = Figure((4, 5), dpi=DPI, layout="constrained")
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(4, 1))
+    upper.plot([0, 1], [0, 1], linestyle="--", color="grey", label="as it should be")
+    upper.errorbar(mean_confidence[filled], accuracy[filled], whiskers, fmt="o", color=INK, capsize=3, label="measured")
+    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right")
+    lower.bar((np.arange(len(counts)) + 0.5) / len(counts), counts, width=0.9 / len(counts), color=INK)
+    lower.set(xlabel="confidence", ylabel="photos")
+    upper.yaxis.set_major_formatter(PercentFormatter(1))
+    lower.xaxis.set_major_formatter(PercentFormatter(1))
+    lower.yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return _rendered(figure)
+
+
+def _rendered(figure: "Figure") -> np.ndarray:
+    """Return a chart as (height, width, 3), uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # needs no screen
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -25,6 +25,12 @@ def soft_labels(classes: list[str], spread: float) -> Tensor:
     return near / near.sum(dim=1, keepdim=True)
 
 
+def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """Return a weight for each class so that all count the same; over the photos, the mean is 1."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    return len(labels) / (num_classes * counts)
+
+
 def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
     """Return AdamW with a learning rate for each layer.
 

@@ -1,12 +1,26 @@
-"""What TensorBoard shows of a run."""
+"""What TensorBoard shows of a run: curves, settings, and pictures, at a small share of its time and a few megabytes."""
 
+import math
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from coinkit.figures import confusion_chart, photo_grid
+from coinkit.report import Evaluation, caption, mistake_picture
+
+PICTURES = 10  # times in a run; with the sizes below, that makes 20 MB at most
+MAX_PICTURE_SHARE = 0.02  # of the time of a run may go into pictures
+MISTAKES = 6  # in a picture
+WIDTH = 1024  # pixels that a picture is at most wide
 
 
 class RunLog:
-    """What TensorBoard shows of a run: curves of training and of validation, which share their charts."""
+    """Two runs for TensorBoard, "train" and "val", whose curves of the same name share a chart."""
 
     def __init__(self, folder: Path, first_epoch: int):
         from torch.utils.tensorboard import SummaryWriter  # here, since it takes a second that predict.py can save
@@ -14,6 +28,7 @@ class RunLog:
         # After a resume, purge_step hides what an interrupted run had logged beyond its last checkpoint.
         self.train = SummaryWriter(folder / "train", purge_step=first_epoch)
         self.val = SummaryWriter(folder / "val", purge_step=first_epoch)
+        self.started, self.picture_seconds = time.perf_counter(), 0.0
 
     def __enter__(self) -> "RunLog":
         return self
@@ -22,8 +37,64 @@ class RunLog:
         self.train.close()
         self.val.close()
 
-    def start(self, config: dict, examples: np.ndarray) -> None:
-        """Log the options as a table, and a picture (height, width, 3) of what the network will see."""
-        rows = [f"| {name} | {value} |" for name, value in config.items()]
-        self.train.add_text("config", "\n".join(["| option | value |", "| --- | --- |", *rows]))
-        self.train.add_image("augmented training photos", examples, dataformats="HWC")
+    def start(self, config: dict, dataset: dict[str, dict], examples: np.ndarray) -> None:
+        """Log what a run begins with.
+
+        Args:
+            config: the options.
+            dataset: {split: {grade: [count, ...]}}.
+            examples: augmented photos, as a picture (height, width, 3), uint8.
+        """
+        self.train.add_text("config", table(["option", "value"], config.items()))
+        counts = [(grade, *(grades[grade][0] for grades in dataset.values())) for grade in next(iter(dataset.values()))]
+        self.train.add_text("dataset", table(["grade", *dataset], counts))
+        self.train.add_image("augmented training photos", shrunk(examples), dataformats="HWC")
+
+    def graph(self, model: nn.Module, photos: torch.Tensor) -> None:
+        """Log what is computed from photos, (N, 3, H, W)."""
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # add_graph itself uses what is to go
+            self.train.add_graph(model, photos)
+
+    def epoch(self, number: int, train: dict[str, float], val: dict[str, float]) -> None:
+        """Log a point of each curve."""
+        for writer, values in ((self.train, train), (self.val, val)):
+            for name, value in values.items():
+                writer.add_scalar(name, value, number)
+
+    def pictures(
+        self, epoch: int, num_epochs: int, evaluation: Evaluation, model: nn.Module, device: torch.device
+    ) -> None:
+        """Log which grades are taken for which, and the worst mistakes, now and then and in the last epoch."""
+        due = epoch % math.ceil(num_epochs / PICTURES) == 0
+        affordable = self.picture_seconds < MAX_PICTURE_SHARE * (time.perf_counter() - self.started)
+        if epoch != num_epochs and not (due and affordable):
+            return
+        started = time.perf_counter()
+        chart = confusion_chart(evaluation.confusion, evaluation.classes)
+        self.val.add_image("confusion matrix", shrunk(chart), epoch, dataformats="HWC")
+        if worst := evaluation.worst()[:MISTAKES]:
+            photos = np.stack([mistake_picture(evaluation, index, model, device) for index in worst])
+            grid = photo_grid(photos, [caption(evaluation, index) for index in worst])
+            self.val.add_image("worst mistakes", shrunk(grid), epoch, dataformats="HWC")
+        self.picture_seconds += time.perf_counter() - started
+
+    def result(self, config: dict, values: dict[str, float]) -> None:
+        """Log options and results side by side, so that runs can be compared by them (HParams)."""
+        settings = {
+            name: value if isinstance(value, int | float | str) else str(value) for name, value in config.items()
+        }
+        self.val.add_hparams(settings, values, run_name=".")
+
+
+def table(header: list[str], rows: object) -> str:
+    """Return rows of values as a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def shrunk(picture: np.ndarray) -> np.ndarray:
+    """Return a picture, (height, width, 3), uint8, at most `WIDTH` wide."""
+    height, width, _ = picture.shape
+    if width <= WIDTH:
+        return picture
+    return np.asarray(Image.fromarray(picture).resize((WIDTH, height * WIDTH // width)))

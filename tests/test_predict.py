@@ -1,11 +1,22 @@
+import csv
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import assert_fails, run_script
+from conftest import ROOT, assert_fails, draw_photo, run_script
 from PIL import Image
+
+import predict as command
+from coin_classifier_custom import CoinClassifier
+from coinkit.batches import move_faces
+from coinkit.cli import UserError
 
 BEST = "coin_classifier_custom_best.pth"
 
@@ -16,6 +27,13 @@ def predict(cwd, *arguments):
 
 def as_json(result):
     return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def grade(checkpoints, photos, tta=False):
+    """The probabilities of the grades of photos, (photos, grades)."""
+    device = torch.device("cpu")
+    networks, _ = command.load_networks(checkpoints, device)
+    return torch.stack([result[0] for _, result in command.predict(networks, photos, tta, device)])
 
 
 def test_a_photo_gets_its_grade_as_the_guide_shows_it(trained):
@@ -43,11 +61,8 @@ def test_a_photo_and_its_shrunk_copy_get_the_same_grade(trained, tmp_path):
         large = photo.resize((6000, 3000), Image.Resampling.BICUBIC)
     large.save(tmp_path / "large.jpg", quality=92)
     large.resize((1024, 512), Image.Resampling.BICUBIC).save(tmp_path / "small.jpg", quality=95, subsampling=0)
-    small, large = (
-        {top["grade"]: top["confidence"] for top in photo["top"]}
-        for photo in as_json(predict(trained, tmp_path / "small.jpg", tmp_path / "large.jpg", "--json"))
-    )
-    assert all(abs(small[grade] - large[grade]) < 0.02 for grade in small)
+    small, large = grade([trained / BEST], [tmp_path / "small.jpg", tmp_path / "large.jpg"])
+    assert torch.allclose(small, large, atol=0.02)
 
 
 def test_the_temperature_of_the_checkpoint_decides_how_sure_it_is(trained, tmp_path):
@@ -55,8 +70,7 @@ def test_the_temperature_of_the_checkpoint_decides_how_sure_it_is(trained, tmp_p
     for temperature in (0.5, 1.0, 2.0):
         checkpoint = torch.load(trained / BEST, weights_only=True) | {"temperature": temperature}
         torch.save(checkpoint, tmp_path / BEST)
-        photo = trained / "coin_dataset/train/vf30/0.jpg"
-        confidences.append(as_json(predict(tmp_path, photo, "--json"))[0]["confidence"])
+        confidences.append(grade([tmp_path / BEST], [trained / "coin_dataset/train/vf30/0.jpg"]).max().item())
     assert confidences == sorted(confidences, reverse=True) and confidences[0] > confidences[2]
 
 
@@ -101,3 +115,143 @@ def test_a_bad_checkpoint_is_an_error_and_nothing_in_it_is_executed(trained, tmp
     shutil.copy(trained / "coin_dataset/test/g06/0.jpg", tmp_path / "photo.jpg")
     assert_fails(predict(tmp_path, "photo.jpg"), BEST)
     assert not (tmp_path / "executed").exists()
+
+
+def test_many_photos_get_a_line_and_a_row_each_with_what_is_odd_about_them(trained, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(trained / "coin_dataset/test/ms65", folder / "good")
+    draw_photo(1, (120, 120)).save(folder / "square.png")
+    draw_photo(2, (40, 20)).save(folder / "small and ünnamed.png")
+    Image.new("RGB", (240, 120), (20, 60, 200)).save(folder / "blank.png")
+    result = predict(trained, folder, "--min-confidence", 1, "--top-k", 2, "--csv", tmp_path / "tables/grades.csv")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert not set("\r\x1b") & set(result.stdout)
+
+    with (tmp_path / "tables/grades.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["photo", "grade", "confidence", "note", "grade_2", "confidence_2"]
+    notes = {str(Path(row["photo"]).relative_to(folder)): row["note"] for row in rows}
+    assert notes.pop("square.png") == "not 2:1, unsure"
+    assert notes.pop("small and ünnamed.png") == "small, unsure"
+    assert notes.pop("blank.png") == "blank, unsure"
+    assert list(notes.values()) == ["unsure"] * 3
+    assert all(1 > float(row["confidence"]) >= float(row["confidence_2"]) > 0 for row in rows)
+
+    width = max(len(row["photo"]) for row in rows)
+    for line, row in zip(result.stdout.splitlines(), rows, strict=True):
+        grade, confidence, note = line[width:].split(maxsplit=2)
+        assert (line[:width].rstrip(), grade, note) == (row["photo"], row["grade"], row["note"])
+        assert confidence == f"{float(row['confidence']):.2%}"
+
+
+def test_a_terminal_shows_a_bar_that_the_output_is_free_of(trained):
+    termios = pytest.importorskip("termios", reason="there are no pseudo-terminals here")
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    arguments = [sys.executable, ROOT / "predict.py", "coin_dataset/test/g06", "--device", "cpu"]
+    result = subprocess.run(arguments, cwd=trained, stdout=subprocess.PIPE, stderr=theirs, text=True)
+    os.set_blocking(ours, False)
+    assert "0/3" in os.read(ours, 10000).decode()
+    os.close(theirs)
+    os.close(ours)
+    assert len(result.stdout.splitlines()) == 3 and "\r" not in result.stdout
+
+
+def save_network(path, classes=("g06", "vf30", "ms65"), width=64, height=32):
+    torch.manual_seed(width)
+    architecture = {"image_width": width, "image_height": height, "channels": [4, 4, 4, 4, 4], "fc_features": [8, 8]}
+    model = CoinClassifier(len(classes), **architecture)
+    torch.nn.init.normal_(model.fc3.weight)
+    checkpoint = {"format_version": 1, "model": "custom", "architecture": architecture, "temperature": 0.7}
+    torch.save(checkpoint | {"classes": list(classes), "model_state_dict": model.state_dict()}, path)
+    return path
+
+
+def test_several_checkpoints_give_the_mean_of_their_probabilities(trained, tmp_path):
+    photo = trained / "coin_dataset/test/vf30/0.jpg"
+    checkpoints = [trained / BEST, save_network(tmp_path / "other.pth", width=128, height=64)]
+    first, second = (grade([checkpoint], [photo])[0] for checkpoint in checkpoints)
+    assert not torch.allclose(first, second, atol=0.05)
+    result = predict(trained, "--checkpoint", *checkpoints, photo, "--json")
+    assert result.returncode == 0, result.stderr
+    shares = {top["grade"]: top["confidence"] for top in as_json(result)[0]["top"]}
+    mean = dict(zip(("g06", "vf30", "ms65"), ((first + second) / 2).tolist(), strict=True))
+    assert shares == pytest.approx(mean, abs=1e-4)
+
+
+def test_checkpoints_of_other_grades_are_not_averaged(trained, tmp_path):
+    other = save_network(tmp_path / "other.pth", classes=("g06", "vf30", "au50"))
+    with pytest.raises(UserError, match="other.pth has other grades"):
+        grade([trained / BEST, other], [])
+
+
+def test_tta_takes_the_mean_over_views_whatever_the_other_photos(trained):
+    photos = sorted((trained / "coin_dataset/test").glob("*/*.jpg"))
+    plain, mean = grade([trained / BEST], photos), grade([trained / BEST], photos, tta=True)
+    assert (plain - mean).abs().max() > 0 and torch.allclose(mean.sum(dim=1), torch.ones(len(photos)))
+    assert torch.allclose(grade([trained / BEST], photos[-1:], tta=True), mean[-1:], atol=1e-5)
+
+
+def test_faces_move_on_their_own():
+    photos = torch.zeros(1, 1, 40, 80)
+    photos[..., 19:21, 29:31] = 1  # in the first face, to the right of the middle
+    photos[..., 19:21, 59:61] = 1  # in the middle of the second
+    angle, shift = torch.tensor([torch.pi / 2, 0]), torch.tensor([[0, 0], [0.25, 0.1]])
+    expected = torch.zeros(1, 1, 40, 80)
+    expected[..., 9:11, 19:21] = 1  # turned to the left
+    expected[..., 15:17, 49:51] = 1  # shifted by 10 pixels to the left and 4 upwards
+    assert torch.allclose(move_faces(photos, angle, torch.ones(2), shift), expected, atol=0.01)
+
+
+def test_a_heatmap_lies_over_its_photo_and_a_note_follows_the_grades(trained, tmp_path):
+    with Image.open(trained / "coin_dataset/test/ms65/0.jpg") as photo:
+        photo.resize((64, 64)).save(tmp_path / "square.png")
+    result = predict(trained, tmp_path / "square.png", "--heatmap", tmp_path / "why.png")
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("Predicted Grade: ") and lines[-2:] == ["", "Note: not 2:1"], result.stderr
+    with Image.open(tmp_path / "why.png") as picture:
+        assert picture.format == "PNG" and picture.size == (1024, 512)
+        colours = np.ptp(np.asarray(picture).astype(int), axis=2)
+    assert colours.max() > 60  # the photo itself is grey
+
+
+def test_heatmaps_of_several_photos_lie_in_a_folder_as_the_photos_do(trained, tmp_path):
+    photos = ["coin_dataset/test/g06/0.jpg", "coin_dataset/test/vf30/0.jpg"]
+    result = predict(trained, *photos, trained / "missing.jpg", "--heatmap", tmp_path / "why")
+    assert result.returncode == 1 and len(result.stdout.splitlines()) == 2, result.stderr
+    written = sorted(path.relative_to(tmp_path / "why").as_posix() for path in tmp_path.rglob("*.*"))
+    assert written == [f"{photo}.png" for photo in photos]
+
+
+def test_a_heatmap_never_replaces_a_photo(tmp_path):
+    photos = [tmp_path / "a.png", tmp_path / "a.png.png"]
+    with pytest.raises(UserError, match="one file"):
+        command.name_heatmaps(tmp_path / "out.png", photos)
+    with pytest.raises(UserError, match="would replace"):
+        command.name_heatmaps(tmp_path / "a.png", photos[:1])
+    with pytest.raises(UserError, match="would replace"):
+        command.name_heatmaps(tmp_path, photos)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--csv", "photo.jpg"], "ends in .csv"),
+        (["--heatmap", "photo.jpg"], "ends in .png"),
+        (["--heatmap", "why.png", "--checkpoint", "a.pth", "b.pth"], "one network"),
+        (["--min-confidence", "70"], "between 0 and 1"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["predict.py", "photo.jpg", *options])
+    with pytest.raises(SystemExit) as exit_info:
+        command.parse_arguments()
+    assert exit_info.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_predicting_starts_without_the_slow_imports():
+    check = (
+        "import predict, sys; print({'captum', 'matplotlib', 'sklearn', 'tensorboard', 'torchvision'} & {*sys.modules})"
+    )
+    result = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.strip() == "set()", result.stderr

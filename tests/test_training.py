@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -30,14 +31,26 @@ def test_it_learns_and_tells(trained):
     checkpoint = load(trained, BEST)
     assert checkpoint["best_val_acc"] >= 0.7
     points = curves(trained)
-    assert set(points) == {
-        ("train", "loss"), ("train", "accuracy"), ("train", "learning rate"), ("val", "loss"), ("val", "accuracy"),
-    }  # fmt: skip
-    assert all([epoch for epoch, _ in curve] == list(range(1, 31)) for curve in points.values())
+    both = {("train", "loss"), ("train", "accuracy"), ("val", "loss"), ("val", "accuracy")}
+    by_grade = {("val", f"accuracy by grade/{grade}") for grade in ("g06", "vf30", "ms65")}
+    result = {("val", "best accuracy"), ("val", "best loss")}
+    assert set(points) == both | by_grade | result | {("train", "learning rate"), ("train", "gradient norm")}
+    assert all([epoch for epoch, _ in points[name]] == list(range(1, 31)) for name in set(points) - result)
+
+
+def test_tensorboard_shows_settings_and_pictures(trained):
     (run,) = (trained / "runs").glob("coin_custom_*")
-    events = EventAccumulator(str(run / "train")).Reload()
-    assert events.Tags()["images"] == ["augmented training photos"]
-    assert b"learning_rate | 0.005" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
+    train_events, val_events = (
+        EventAccumulator(str(run / name), size_guidance={"images": 0}).Reload() for name in ("train", "val")
+    )
+    texts = {
+        tag: train_events.Tensors(f"{tag}/text_summary")[0].tensor_proto.string_val[0] for tag in ("config", "dataset")
+    }
+    assert b"| learning_rate | 0.005 |" in texts["config"] and b"| vf30 | 8 | 3 |" in texts["dataset"]
+    assert train_events.Tags()["images"] == ["augmented training photos"]
+    epochs = [image.step for image in val_events.Images("confusion matrix")]
+    assert epochs[-1] == 30 and len(epochs) <= 10
+    assert sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) < 5e6
 
 
 def test_the_checkpoint_holds_what_the_guide_promises(trained):
@@ -99,7 +112,7 @@ def test_accumulated_batches_make_the_same_step_as_large_ones(tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        ["--residual", "--activation", "leaky_relu", "--channels", 4, 4, 4, 4, 4],
+        ["--graph", "--residual", "--activation", "leaky_relu", "--channels", 4, 4, 4, 4, 4],
         ["--class-weights", "--label-spread", 0, "--augment", "strong", "--clip-grad-norm", 0, "--no-fused"],
         ["--precision", "bf16", "--no-channels-last", "--augment", "none", "--cache-gb", 0],
     ],
@@ -139,18 +152,137 @@ def test_mistakes_are_told_in_a_line(tmp_path):
     for options in (["--batch-size", 0], ["--image-width", 8], ["--channels", 8], ["--dropout", 1], ["--augment", "x"]):
         assert_fails(train(tmp_path, *options), options[0])
     assert_fails(train(tmp_path, "--device", "cuda:99"), "--device cuda:99")
-    photo = tmp_path / "coin_dataset" / "train" / "vf30" / "0.jpg"
-    photo.write_bytes(b"no photo")
-    assert_fails(train(tmp_path), "0.jpg", "prepare_dataset.py")
-    photo.unlink()
+    (tmp_path / "coin_dataset" / "train" / "vf30" / "0.jpg").unlink()
     assert_fails(train(tmp_path), "vf30", "prepare_dataset.py")
 
 
-def test_resume_refuses_another_network_or_other_grades(dataset, tmp_path):
+def test_resume_refuses_another_network_or_dataset(dataset, tmp_path):
     train(tmp_path, "--num-epochs", 1)
     before = (tmp_path / LAST).read_bytes()
     result = run_script("coin_classifier_custom.py", "--resume", "--fc-features", 8, 8, cwd=tmp_path)
     assert_fails(result, "another architecture")
+    (dataset / "train" / "vf30" / "0.jpg").unlink()
+    result = run_script("coin_classifier_custom.py", "--resume", "--num-epochs", 2, cwd=tmp_path)
+    assert_fails(result, "train/vf30 (8 photos then, 7 now)", "--accept-changes")
     make_dataset(dataset, grades=["au58"])
     assert_fails(run_script("coin_classifier_custom.py", "--resume", cwd=tmp_path), "other grades")
     assert (tmp_path / LAST).read_bytes() == before
+
+
+def test_resnet50_trains_in_the_same_loop(dataset, tmp_path):
+    result = train(tmp_path, "--model", "resnet50", "--num-epochs", 1, "--image-width", 64, "--image-height", 64)
+    assert result.returncode == 0, result.stderr
+    assert "23.5 million parameters" in result.stdout
+    result = run_script("predict.py", "coin_dataset/test/ms65/0.jpg", cwd=tmp_path)
+    assert "Predicted Grade" in result.stdout, result.stderr
+
+    weights = load(tmp_path)["model_state_dict"]
+    weights |= {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}  # as torchvision's have it
+    torch.save(weights, tmp_path / "imagenet.pth")
+    options = ["--model", "resnet50", "--num-epochs", 1, "--learning-rate", 1e-9, "--output", "tuned"]
+    result = train(tmp_path, "--pretrained", "imagenet.pth", *options)
+    assert result.returncode == 0, result.stderr
+    tuned = load(tmp_path / "tuned")["model_state_dict"]
+    assert torch.allclose(tuned["layer4.2.conv3.weight"], weights["layer4.2.conv3.weight"], atol=1e-6)
+    assert tuned["fc.weight"].shape == (3, 2048)
+    assert_fails(train(tmp_path, "--pretrained", "nowhere.pth", *options), "nowhere.pth", "--pretrained FILE")
+    assert_fails(train(tmp_path, "--pretrained"), "resnet50")
+
+
+def test_it_starts_from_another_model_though_its_grades_differ(trained, tmp_path):
+    make_dataset(tmp_path / "coin_dataset", grades=("g06", "ms65"))
+    options = ["--init-from", trained / BEST, "--num-epochs", 1, "--learning-rate", 1e-9]
+    result = train(tmp_path, *options)
+    assert result.returncode == 0, result.stderr
+    given, taken = load(trained, BEST)["model_state_dict"], load(tmp_path)["model_state_dict"]
+    assert torch.allclose(taken["fc1.weight"], given["fc1.weight"], atol=1e-6)
+    assert taken["fc3.weight"].shape == (2, 16) and given["fc3.weight"].shape == (3, 16)
+    assert_fails(train(tmp_path, *options, "--fc-features", 8, 8), "another architecture", "fc1.weight")
+
+
+def test_resume_goes_on_with_a_changed_dataset_when_told_to(dataset, tmp_path):
+    train(tmp_path, "--num-epochs", 1)
+    (dataset / "train" / "vf30" / "0.jpg").unlink()
+    result = run_script("coin_classifier_custom.py", "--resume", "--accept-changes", "--num-epochs", 2, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert load(tmp_path)["progress"]["epochs"] == 2
+
+
+def test_photos_that_go_bad_are_left_out_up_to_a_limit(dataset, tmp_path):
+    photos = sorted((dataset / "train" / "vf30").iterdir())
+    photos[0].write_bytes(b"no photo")
+    result = train(tmp_path, "--num-epochs", 1)
+    assert result.returncode == 0, result.stderr
+    assert f"Left out: {photos[0].relative_to(tmp_path)} is not a JPEG" in result.stdout + result.stderr
+    for photo in photos:
+        photo.write_bytes(b"no photo")
+    assert_fails(train(tmp_path), "3 others", "up to 3", "prepare_dataset.py")
+
+
+def train_with(cwd, change, *options):
+    """Run the training after a change to its code, Python source that sees it as `coin`."""
+    lines = ["import sys, torch", "import coin_classifier_custom as coin", "from torch import nn", "step = 0", change]
+    lines += [f"sys.argv = {['coin_classifier_custom.py', *map(str, [*SMALL, *options])]!r}", "coin.run(coin.main)"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=cwd, env=env, capture_output=True, text=True, encoding="utf-8"
+    )
+
+
+NO_MEMORY_BEYOND = """
+forward = coin.CoinClassifier.forward
+def limited(self, photos):
+    if len(photos) > {limit}:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return forward(self, photos)
+coin.CoinClassifier.forward = limited
+"""
+
+
+def test_out_of_memory_takes_fewer_photos_at_once_with_the_same_result(tmp_path):
+    weights = []
+    for folder, limit in ((tmp_path / "enough", 4), (tmp_path / "little", 1)):
+        make_dataset(folder / "coin_dataset")
+        change = NO_MEMORY_BEYOND.format(limit=limit)
+        result = train_with(folder, change, "--num-epochs", 1, "--dropout", 0)
+        assert result.returncode == 0, result.stderr
+        told = [line for line in (result.stdout + result.stderr).splitlines() if "Out of memory" in line]
+        assert len(told) == (0 if limit == 4 else 2)  # 4 to 2 to 1, each told once
+        weights.append(load(folder)["model_state_dict"])
+    for name, tensor in weights[0].items():
+        assert torch.allclose(tensor, weights[1][name], atol=1e-3), name
+    assert_fails(train_with(folder, NO_MEMORY_BEYOND.format(limit=0)), "one photo at a time", "--image-width")
+
+
+EXPLODING = """
+losses = coin.Trainer.losses
+def exploding(self, photos, labels):
+    global step
+    step += self.model.training
+    values, logits = losses(self, photos, labels)
+    return values * (float("nan") if step in {steps} and self.model.training else 1), logits
+coin.Trainer.losses = exploding
+"""
+
+
+def test_a_step_without_a_finite_loss_changes_nothing(tmp_path):
+    make_dataset(tmp_path / "coin_dataset", train=4)
+    result = train_with(tmp_path, EXPLODING.format(steps="range(2, 4)"), "--num-epochs", 1)
+    assert result.returncode == 0, result.stderr
+    checkpoint = load(tmp_path)
+    assert all(tensor.isfinite().all() for tensor in checkpoint["model_state_dict"].values())
+    assert checkpoint["optimizer_state_dict"]["state"][0]["step"] == 1 and checkpoint["progress"]["steps"] == 3
+
+
+def test_an_exploding_run_goes_back_and_slows_down_then_gives_up(tmp_path):
+    make_dataset(tmp_path / "coin_dataset")
+    result = train_with(tmp_path, EXPLODING.format(steps="range(9, 14)"), "--num-epochs", 3)
+    assert result.returncode == 0, result.stderr
+    assert "a tenth of the rate" in result.stdout + result.stderr
+    progress = load(tmp_path)["progress"]
+    assert (progress["epochs"], progress["steps"], progress["rate_cuts"]) == (3, 18, 1)
+    assert [epoch for epoch, _ in curves(tmp_path)["train", "loss"]] == [1, 2, 3]
+
+    result = train_with(tmp_path, EXPLODING.format(steps="range(9, 1000)"), "--num-epochs", 3)
+    assert_fails(result, "exploded 3 times", "--learning-rate 0.0005")
+    assert load(tmp_path)["progress"]["epochs"] == load(tmp_path, BEST)["progress"]["epochs"] == 1

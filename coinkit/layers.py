@@ -1,0 +1,41 @@
+"""Layers that PyTorch does not have."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class StandardiseFaces(nn.Module):
+    """Take the light and the camera out of a photo: bring each face, one half of it, to mean 0 and deviation 1."""
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """Return photos (N, 3, H, W), each half with mean 0 and deviation 1 over its colours and pixels."""
+        faces = photos.unflatten(3, (2, -1))
+        deviation, mean = torch.std_mean(faces, dim=(1, 2, 4), keepdim=True)
+        return ((faces - mean) / (deviation + 1e-3)).flatten(3)
+
+
+class StandardisedConv2d(nn.Conv2d):
+    """A convolution whose weights have mean 0 and deviation 1 for each output.
+
+    With group norm after it, it learns from batches of a few photos as from large ones (Qiao et al. 2019, "Micro-Batch
+    Training with Batch-Channel Normalization and Weight Standardization", arXiv 1903.10520).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, out_channels, H, W) of x (N, in_channels, H, W)."""
+        deviation, mean = torch.std_mean(self.weight, dim=(1, 2, 3), keepdim=True)
+        return F.conv2d(x, (self.weight - mean) / (deviation + 1e-5), self.bias, padding=self.padding)
+
+
+class Residual(nn.Module):
+    """A block with a skip connection: its input, halved in size, is added to its output through a 1x1 convolution."""
+
+    def __init__(self, block: nn.Module, in_channels: int, out_channels: int):
+        super().__init__()
+        self.block = block
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, out_channels, H / 2, W / 2) of x (N, in_channels, H, W)."""
+        return self.block(x) + self.shortcut(F.avg_pool2d(x, 2))

@@ -1,0 +1,108 @@
+"""Tell what a trained network is worth: labelled photos -> scores with 95 % intervals, and report/index.html
+
+    python evaluate.py                                  the test split of coin_dataset
+    python evaluate.py --split val                      another split
+    python evaluate.py --data images                    photos as prepare_dataset.py takes them
+    python evaluate.py --data more --output report2     any folder with a folder of photos for each grade
+
+Scores on photos that the network has learned from tell nothing: images/ holds them too. A photo that cannot be read is
+named, the others are scored all the same, and the exit status is 1.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from coin_classifier_custom import BEST, DATA, SPLITS, build_model
+from coinkit.batches import Split
+from coinkit.checkpoints import load_checkpoint
+from coinkit.cli import HelpFormatter, UserError, run
+from coinkit.devices import find_device
+from coinkit.grades import class_name
+from coinkit.photos import PHOTO_FOLDER, find_photos
+from coinkit.report import MEASURES, Evaluation, check_report, evaluate, told, write_report
+
+OUTPUT = Path("report")
+
+
+def main() -> int:
+    """Run the command; the exit status is 1 if a photo could not be read."""
+    args = parse_arguments()
+    check_report(args.output)
+    device = find_device(args.device)
+    checkpoint = load_checkpoint(args.checkpoint)
+    folder = find_folder(args.data, args.split)
+    split = find_labelled(folder, checkpoint["classes"])
+    model = build_model(checkpoint, args.checkpoint).to(device)
+
+    evaluation = evaluate(model, checkpoint, split, device)
+    print_score(evaluation)
+    write_report(evaluation, model, device, {"checkpoint": str(args.checkpoint), "data": str(folder)}, args.output)
+    print(f"\nThe report is in {args.output / 'index.html'}.")
+    return 1 if evaluation.unread else 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--data", type=Path, default=DATA, help=f"a dataset, or <grade>/ or <grade>/{PHOTO_FOLDER}/ folders of photos")
+    add("--split", choices=SPLITS, help="of a dataset (default: test)")
+    add("--checkpoint", type=Path, default=Path(BEST), help="trained by coin_classifier_custom.py")
+    add("--output", type=Path, default=OUTPUT, help="folder for the report")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    return parser.parse_args()
+
+
+def find_folder(data: Path, split: str | None) -> Path:
+    """Return the folder with the folders of grades: that of a split if `data` is a dataset, or else `data` itself.
+
+    Raises:
+        UserError: there is none.
+    """
+    is_dataset = any((data / name).is_dir() for name in SPLITS)
+    folder = data / (split or "test") if is_dataset or split else data
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}: run python prepare_dataset.py first, or name another one with --data.")
+    return folder
+
+
+def find_labelled(folder: Path, classes: list[str]) -> Split:
+    """Return the photos of the grades that the model knows; the other grades are named.
+
+    Raises:
+        UserError: there are none.
+    """
+    photos = []
+    for grade_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
+        names = (grade_folder.name, class_name(grade_folder.name, keep_variants=True), class_name(grade_folder.name))
+        label = next((classes.index(name) for name in names if name in classes), None)
+        found = find_photos(grade_folder / PHOTO_FOLDER if (grade_folder / PHOTO_FOLDER).is_dir() else grade_folder)
+        if label is not None:
+            photos += [(path, label) for path in found]
+        elif found:
+            print(f"{grade_folder}: the model does not know this grade; {len(found)} photos left out", file=sys.stderr)
+    if not photos:
+        known = ", ".join(classes)
+        raise UserError(f"no photo in {folder}/<grade>/ or {folder}/<grade>/{PHOTO_FOLDER}/ for a grade of {known}.")
+    return Split([path for path, _ in photos], torch.tensor([label for _, label in photos]))
+
+
+def print_score(evaluation: Evaluation) -> None:
+    """Print the values of the score and of each grade, with their intervals."""
+    print(f"{len(evaluation.paths)} photos of {len(evaluation.classes)} grades\n")
+    print(f"{'':28}{'value':>8}   95 % interval")
+    for key, measure in MEASURES.items():
+        value, interval = told(evaluation.score[key], measure.format)
+        print(f"{measure.name:28}{value:>8}   {interval}")
+    width = max(map(len, [*evaluation.classes, "grade"]))
+    print(f"\n{'grade':{width}}  photos   recall   95 % interval   precision   95 % interval")
+    for name, grade in evaluation.grades.items():
+        (recall, recall_interval), (precision, interval) = told(grade.recall, ".0%"), told(grade.precision, ".0%")
+        print(f"{name:{width}}  {grade.count:6}   {recall:>6}   {recall_interval:13}   {precision:>9}   {interval}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,20 @@
+"""The default recipe learns: on a few dozen of the demo's coins, as a user would see it."""
+
+import re
+
+from conftest import run_script
+
+
+def test_the_default_recipe_learns_worn_from_new(tmp_path):
+    draw = ["--output", "images", "--grades", "g06", "ms65", "--per-grade", 20]
+    for script, options in (
+        ("make_demo_coins.py", draw),
+        ("prepare_dataset.py", ["--size", 256, 128, "--ratios", 60, 15, 25]),
+        ("coin_classifier_custom.py", ["--preset", "demo", "--image-width", 128, "--image-height", 64, "--epochs", 10]),
+    ):
+        result = run_script(script, *options, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    accuracies = [float(accuracy) for accuracy in re.findall(r"accuracy ([\d.]+) \(", result.stdout)]
+    assert len(accuracies) == 10 and max(accuracies[-2:]) >= 0.9  # of the training photos; chance is 0.5
+    (exact,) = re.findall(r"([\d.]+)% exact", result.stdout)
+    assert float(exact) >= 70
