@@ -12,7 +12,6 @@ a run that was stopped and resumed ends as if it had not been.
 import argparse
 import inspect
 import math
-import os
 import shlex
 import signal
 import sys
@@ -41,13 +40,22 @@ from coinkit.batches import (
     normalise,
     read_batches,
 )
-from coinkit.cli import HelpFormatter, UserError, run, usable_cores
+from coinkit.checkpoints import (
+    FORMAT_VERSION,
+    NEEDED_TO_RESUME,
+    damage_told,
+    load_checkpoint,
+    save_tensors,
+    set_aside,
+)
+from coinkit.cli import HelpFormatter, UserError, as_options, run, usable_cores
 from coinkit.devices import choose_dtype, find_device, is_out_of_memory
 from coinkit.figures import photo_grid
-from coinkit.files import link_or_copy, written_whole
+from coinkit.files import alone, link_or_copy, room_for, written_whole
 from coinkit.layers import Residual, StandardisedConv2d, StandardiseFaces
 from coinkit.learning import balanced_weights, fit_temperature, learning_rate_factor, make_optimizer, soft_labels
 from coinkit.metrics import score
+from coinkit.photos import MAX_PIXELS
 from coinkit.report import Evaluation, check_report, evaluate, write_report
 from coinkit.resnet import make_resnet50, pretrained_resnet50
 from coinkit.runlog import RunLog
@@ -99,8 +107,7 @@ DATA = Path("coin_dataset")
 RUNS = Path("runs")
 BEST = "coin_classifier_custom_best.pth"
 LAST = "coin_classifier_custom_last.pth"
-FORMAT_VERSION = 1
-NEEDED_TO_PREDICT = {"model_state_dict", "classes", "model", "architecture", "temperature"}
+LOCK = ".coin_classifier_custom.lock"
 MAX_SAVING_SHARE = 0.02  # of the time may go into checkpoints that are not better than the best one
 SAVE_EVERY = 600  # seconds, in the middle of an epoch
 MIN_UNREADABLE, MAX_UNREADABLE = 3, 0.02  # photos, or share of them, that may go bad before a run ends
@@ -173,7 +180,8 @@ class CoinClassifier(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
+            # On the meta device, normal numbers come to nothing, and importing what would draw them takes 2 s.
+            if isinstance(layer, nn.Conv2d | nn.Linear) and not layer.weight.is_meta:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # He et al. 2015, arXiv 1502.01852
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
@@ -424,7 +432,8 @@ class Trainer:
                 f"or --clip-grad-norm 0.5, and look for corrupted photos. {LAST} is from before that."
             )
         tqdm.write(f"The loss explodes (NaN) at a rate of {rate:.1e}: back to {LAST}, with a tenth of the rate.")
-        self.load(load_checkpoint(self.args.output / LAST, mmap=False))
+        last = self.args.output / LAST
+        self.load(load_checkpoint(last, NEEDED_TO_RESUME, mmap=False), last)
         self.progress.rate_cuts = rate_cuts
 
     def losses(self, photos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -522,37 +531,41 @@ class Trainer:
             "config": plain_config(self.args),
             "progress": self.saved_progress,
         }
-        with written_whole(self.args.output / LAST) as partial:
-            torch.save(checkpoint, partial)
+        save_tensors(checkpoint, self.args.output / LAST)
         self.last_save = time.perf_counter()
         self.seconds_to_save = self.last_save - started
 
-    def load(self, checkpoint: dict) -> None:
-        """Go on from a checkpoint.
+    def load(self, checkpoint: dict, path: Path) -> None:
+        """Go on from a checkpoint that was loaded from `path`.
 
         Raises:
-            UserError: it is of other grades or of another architecture.
+            UserError: it is of other grades, photos or architecture, or parts of it do not fit together.
         """
         if checkpoint["classes"] != self.classes:
             raise UserError(f"the run to resume has other grades than {self.args.data}; train without --resume.")
         if (checkpoint["model"], checkpoint["architecture"]) != (self.args.model, self.architecture):
             raise UserError("the run to resume has another architecture than these options; train without --resume.")
-        changes = differences(checkpoint["dataset"], self.dataset)
-        if changes and not self.args.accept_changes:
-            raise UserError(
-                f"{self.args.data} has changed since this run began: {changes}. Go on with it all the same by "
-                "--accept-changes, or train without --resume."
-            )
-        self.model.load_state_dict(checkpoint["model_state_dict"])
-        full_rates = [group["full_lr"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
-        for group, rate in zip(self.optimizer.param_groups, full_rates, strict=True):
-            group["full_lr"] = rate  # --learning-rate may have changed
-        self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
-        self.saved_progress = checkpoint["progress"]
-        self.progress = Progress(**self.saved_progress)
+        with damage_told(path):
+            changes = differences(checkpoint["dataset"], self.dataset)
+            if changes and not self.args.accept_changes:
+                raise UserError(
+                    f"{self.args.data} has changed since this run began: {changes}. Go on with it all the same by "
+                    "--accept-changes, or train without --resume."
+                )
+            self.model.load_state_dict(checkpoint["model_state_dict"])
+            # How to step is a matter of the options; the checkpoint only has the averages.
+            checkpoint["optimizer_state_dict"]["param_groups"] = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+            for parameter, state in self.optimizer.state.items():
+                if not parameter.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape:
+                    raise ValueError("averages of another shape than the weights")
+            self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
+            progress = Progress(**checkpoint["progress"])
+            if any(type(value) is not type(getattr(self.progress, name)) for name, value in asdict(progress).items()):
+                raise ValueError("progress of a wrong type")
+        self.progress, self.saved_progress = progress, checkpoint["progress"]
         if changes:  # the order of photos is another one: begin the epoch again
-            self.progress.begin_epoch()
+            progress.begin_epoch()
 
     def learning_rate(self) -> float:
         """Return the learning rate of the last step, in layers of few inputs."""
@@ -581,43 +594,28 @@ class Trainer:
 # ---------------------------------------------------------------- checkpoints and machines
 
 
-def load_checkpoint(path: Path, mmap: bool = True) -> dict:
-    """Return a checkpoint; nothing in it is executed.
-
-    Args:
-        path: where it is.
-        mmap: map its tensors from the file, so that only what is used is read. Not if the file is to be replaced.
-
-    Raises:
-        UserError: there is none, or it was not written by this program.
-    """
-    if not path.is_file():
-        raise UserError(f"no checkpoint {path}: run python coin_classifier_custom.py first, or use --checkpoint.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # over a damaged or foreign file anything may be raised
-        raise UserError(f"{path} is damaged, or no checkpoint of this program ({type(error).__name__}).") from None
-    if not isinstance(checkpoint, dict) or "format_version" not in checkpoint:
-        raise UserError(f"{path} is no checkpoint of this program.")
-    if checkpoint["format_version"] != FORMAT_VERSION or not checkpoint.keys() >= NEEDED_TO_PREDICT:
-        raise UserError(f"{path} was written by another version of this program: use that one, or train again.")
-    return checkpoint
-
-
 def build_model(checkpoint: dict, path: Path) -> nn.Module:
     """Return the trained network of a checkpoint that was loaded from `path`, ready to predict.
 
     Raises:
-        UserError: parts of it are missing, or do not fit together.
+        UserError: parts of it do not fit together.
     """
-    try:
+    weights, classes = checkpoint["model_state_dict"], checkpoint["classes"]
+    with damage_told(path):
         with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
-            model = MODELS[checkpoint["model"]][0](len(checkpoint["classes"]), **checkpoint["architecture"])
-        model.load_state_dict(checkpoint["model_state_dict"], assign=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} does not hold together ({reason}): use another checkpoint, or train again.") from None
-    return model.float().eval()  # what is shared may be in fp16
+            model = MODELS[checkpoint["model"]][0](len(classes), **checkpoint["architecture"]).eval()
+        width, height = model.image_width, model.image_height
+        if min(width, height) < 1 or width % 2 or width * height > MAX_PIXELS:
+            raise ValueError(f"photos of {width}x{height} pixels")
+        state = model.state_dict()
+        if sum(tensor.numel() * weights[name].element_size() for name, tensor in state.items()) > path.stat().st_size:
+            raise ValueError("a network larger than the file")
+        if any(weights[name].is_floating_point() != tensor.is_floating_point() for name, tensor in state.items()):
+            raise ValueError("weights of another type of number")
+        if not all(isinstance(name, str) for name in classes) or not checkpoint["temperature"] > 0:
+            raise ValueError("wrong grades or temperature")
+        model.load_state_dict(dict(weights), assign=True)  # a copy, since torch notes in the dict that it is assigned
+    return model.float()  # what is shared may be in fp16
 
 
 def start_from_other(trainer: Trainer) -> None:
@@ -629,27 +627,18 @@ def start_from_other(trainer: Trainer) -> None:
     args = trainer.args
     if args.init_from:
         checkpoint = load_checkpoint(args.init_from)
-        source, weights, same_classes = (
-            args.init_from,
-            checkpoint["model_state_dict"],
-            checkpoint["classes"] == trainer.classes,
-        )
+        weights, same_classes = checkpoint["model_state_dict"], checkpoint["classes"] == trainer.classes
     else:
-        source, weights, same_classes = args.pretrained, pretrained_resnet50(args.pretrained), False
+        weights, same_classes = pretrained_resnet50(args.pretrained), False
     last_layer = MODELS[args.model][1]
     for name, tensor in trainer.model.state_dict().items():
         if same_classes or not name.startswith(f"{last_layer}."):
             if name not in weights or weights[name].shape != tensor.shape:
                 raise UserError(
-                    f"{source} is of another architecture (see {name}): give the options it was trained with."
+                    f"{args.init_from or args.pretrained} is of another architecture (see {name}): give the options "
+                    "that it was trained with."
                 )
             tensor.copy_(weights[name])
-
-
-def set_aside(checkpoint: Path) -> None:
-    """Rename the checkpoint of an earlier run, so that a new one does not write over it."""
-    if checkpoint.exists():
-        os.replace(checkpoint, checkpoint.with_suffix(".previous.pth"))
 
 
 def seed_of(*numbers: int) -> int:
@@ -662,7 +651,7 @@ def plain_config(args: argparse.Namespace) -> dict:
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in vars(args).items()
-        if name not in ("resume", "accept_changes", "preset")
+        if name not in ("graph", "resume", "accept_changes", "preset")
     }
 
 
@@ -674,11 +663,17 @@ def main() -> int | None:
     args, checkpoint = parse_arguments()
     report = args.output / "report"
     check_report(report)
+    with alone(args.output / LOCK, f"checkpoints to {args.output.resolve()}"):
+        return train_and_test(args, checkpoint, report)
+
+
+def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Path) -> int | None:
+    """Train, from the start or from a checkpoint, and test; the exit status is 130 if the user stopped it."""
     classes = find_classes(args.data)
     train, val, test = (find_split(args.data / split, classes) for split in SPLITS)
     trainer = Trainer(args, classes, train, val, find_device(args.device))
     if checkpoint:
-        trainer.load(checkpoint)
+        trainer.load(checkpoint, args.output / LAST)
         checkpoint.clear()  # as large as the network and the optimiser
     elif args.init_from or args.pretrained:
         start_from_other(trainer)
@@ -694,8 +689,10 @@ def main() -> int | None:
     if trainer.progress.epochs >= args.num_epochs:
         print(f"This run has finished its {args.num_epochs} epochs; a larger --num-epochs trains it further.")
     print(f"Watch it: tensorboard --logdir={args.runs}\n", flush=True)
+    copies = 2 if args.resume else 3  # at once there are BEST, LAST and the next one, of weights and two averages each
     try:
-        trainer.fit()
+        with room_for(copies * 3 * 4 * parameters, args.output):
+            trainer.fit()
     except Stopped:
         print(f"Stopped at step {trainer.progress.steps}. To go on: {command_line()} --resume")
         return 130
@@ -756,7 +753,12 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
         help="how many grades a label reaches to both sides; 0: none",
     )
     add("--augment", choices=AUGMENTATIONS, default=AUGMENT, help="how much training photos are varied")
-    add("--class-weights", action="store_true", help="let every grade count the same, however few its photos")
+    add(
+        "--class-weights",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="let every grade count the same, however few its photos",
+    )
     add("--patience", type=int, default=PATIENCE, help="stop after so many epochs without a better one; 0: never")
     add("--seed", type=int, default=SEED, help="the same seed gives the same model on the same machine")
 
@@ -786,13 +788,14 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--fused", action=on_or_off, default=True, help="take a step over all weights in one operation")
     add("--cache-gb", type=float, default=CACHE_GB, help="memory for decoded photos")
 
-    args, checkpoint = parser.parse_args(), None
+    args, checkpoint, options = parser.parse_args(), None, []
     if args.resume:
-        checkpoint = load_checkpoint(args.output / LAST, mmap=False)
-        parser.set_defaults(**checkpoint["config"])
+        checkpoint = load_checkpoint(args.output / LAST, NEEDED_TO_RESUME, mmap=False)
+        build_model(checkpoint, args.output / LAST)  # before its options are used to make a network of any size
+        options += as_options(checkpoint["config"] | checkpoint["architecture"] | {"output": args.output})
     if args.preset:
-        parser.set_defaults(**PRESETS[args.preset])
-    args = parser.parse_args()
+        options += as_options(PRESETS[args.preset])
+    args = parser.parse_args(options + sys.argv[1:])
     args.channels, args.fc_features = list(args.channels), list(args.fc_features)
 
     if args.image_width % 2 or min(args.image_width, args.image_height) < 2 ** len(args.channels):

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 
-from coin_classifier_custom import BEST, DATA, SPLITS, build_model, load_checkpoint
+from coin_classifier_custom import BEST, DATA, SPLITS, build_model
 from coinkit.batches import Split
+from coinkit.checkpoints import load_checkpoint
 from coinkit.cli import HelpFormatter, UserError, run
 from coinkit.devices import find_device
 from coinkit.grades import class_name

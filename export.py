@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from coin_classifier_custom import BEST, DATA, NEEDED_TO_PREDICT, build_model, load_checkpoint
+from coin_classifier_custom import BEST, DATA, build_model
 from coinkit.batches import MEAN, STD, PhotoReader, find_split, normalise, read_batches
+from coinkit.checkpoints import NEEDED_TO_PREDICT, load_checkpoint
 from coinkit.cli import HelpFormatter, UserError, run, usable_cores
 from coinkit.files import written_whole
 
@@ -34,7 +35,7 @@ MAX_DIFFERENCE = 1e-4  # of a probability, between the checkpoint and what is ex
 MAX_PHOTOS = 200  # to check it on, spread over all grades
 BATCH_SIZE = 8
 MAX_ONNX_BYTES = 2**31  # of a file in ONNX's format, Protocol Buffers
-SHARED = NEEDED_TO_PREDICT | {"format_version", "best_val_acc"}  # keys of a checkpoint that is to be shared
+SHARED = {*NEEDED_TO_PREDICT, "format_version", "best_val_acc"}  # keys of a checkpoint that is to be shared
 
 
 class Grader(nn.Module):

@@ -37,6 +37,25 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(130)
 
 
+def as_options(config: dict) -> list[str]:
+    """Return options as one would type them, so that those of a checkpoint are checked like those of the user."""
+    typed = []
+    for name, value in config.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            typed.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list | tuple):
+            typed += [f"--{flag}", *map(str, value)]
+        elif value is not None:
+            typed.append(f"--{flag}={value}")
+    return typed
+
+
+def on_one_line(text: object) -> str:
+    r"""Return a text, such as the name of a file, with line breaks and other control characters as \n, \x1b."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
+
+
 def usable_cores() -> int:
     """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
