@@ -81,5 +81,5 @@ def train(cwd: Path, *options, **settings) -> subprocess.CompletedProcess:
 def assert_fails(result: subprocess.CompletedProcess, *words: str) -> None:
     """A user's mistake ends in a line or two that say what to do."""
     assert result.returncode != 0
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in result.stderr and "usage:" not in result.stderr
     assert all(word in result.stderr for word in words), result.stderr
