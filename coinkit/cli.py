@@ -2,10 +2,11 @@
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -52,6 +53,18 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def on_stop_signal(handler: Callable[[int, Any], None] | None) -> None:
+    """Choose what Ctrl-C and SIGTERM call; with None, they stop the command at once."""
+    signal.signal(signal.SIGINT, handler or signal.default_int_handler)
+    signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+
+
+def as_config(args: argparse.Namespace, without: Collection[str]) -> dict:
+    """Return options as values that a checkpoint may hold."""
+    values = {name: value for name, value in vars(args).items() if name not in without}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def as_options(config: dict) -> list[str]:
