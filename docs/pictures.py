@@ -38,7 +38,7 @@ FLAGS = (
     "--headless",
     "--no-sandbox",  # which root cannot have
     "--disable-component-update",  # no download
-    "--window-size=1280,860",
+    "--window-size=1280,1200",
 )
 
 # Elements that a selector finds, in shadow roots too, and for which a condition is true
@@ -64,7 +64,7 @@ def main() -> None:
     with tensorboard(DEMO / "runs") as address, browser() as page:
         page.get(f"{address}?tagFilter={SHOWN}#timeseries")
         wait_for(page, "scalar-card-data-table tb-data-table-content-row", count=4)
-        wait_for(page, "image-card img", "e.naturalWidth")
+        wait_for(page, "image-card img", "e.naturalWidth", count=2)
         page.find_element(By.CSS_SELECTOR, "[aria-label='Close side pane']").click()
         page.save_screenshot(DOCS / "tensorboard.png")
 
@@ -78,7 +78,7 @@ def shrink(photo: Path, target: Path) -> None:
 def tensorboard(runs: Path) -> Iterator[str]:
     """Start TensorBoard on a folder of runs, at a free port; yield its address."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", runs, "--port", "0", "--load_fast", "false"]
-    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             yield next(found[0] for line in server.stderr if (found := re.search(r"http://\S+", line)))
         finally:
