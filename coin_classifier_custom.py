@@ -1,9 +1,10 @@
 """Train a CNN from scratch to grade coins: coin_dataset/ -> coin_classifier_custom_best.pth
 
-    python coin_classifier_custom.py                      with the settings below
-    python coin_classifier_custom.py --preset small       for a computer without a GPU
-    python coin_classifier_custom.py --resume             go on where the last run stopped
-    tensorboard --logdir=runs                             watch it
+    python coin_classifier_custom.py                          with the settings below
+    python coin_classifier_custom.py --preset small           for a computer without a GPU
+    python coin_classifier_custom.py --resume                 go on where the last run stopped
+    torchrun --nproc_per_node=2 coin_classifier_custom.py     share the work out to 2 GPUs
+    tensorboard --logdir=runs                                 watch it
 
 Every setting below is a flag as well. Whatever is random in a step follows from the seed and the number of the step, so
 a run that was stopped and resumed ends as if it had not been.
@@ -12,13 +13,10 @@ a run that was stopped and resumed ends as if it had not been.
 import argparse
 import inspect
 import math
-import os
-import shlex
-import signal
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from coinkit import processes
 from coinkit.batches import (
     AUGMENTATIONS,
     PhotoReader,
@@ -40,14 +39,17 @@ from coinkit.batches import (
     fingerprint,
     normalise,
     read_batches,
+    seed_of,
 )
-from coinkit.cli import HelpFormatter, UserError, run, usable_cores
+from coinkit.checkpoints import FORMAT_VERSION, NEEDED_TO_RESUME, damage_told, load_checkpoint, save_tensors, set_aside
+from coinkit.cli import ArgumentParser, UserError, as_config, as_options, on_stop_signal, run, usable_cores
 from coinkit.devices import choose_dtype, find_device, is_out_of_memory
 from coinkit.figures import photo_grid
-from coinkit.files import link_or_copy, written_whole
+from coinkit.files import alone, link_or_copy, room_for, written_whole
 from coinkit.layers import Residual, StandardisedConv2d, StandardiseFaces
 from coinkit.learning import balanced_weights, fit_temperature, learning_rate_factor, make_optimizer, soft_labels
 from coinkit.metrics import score
+from coinkit.photos import MAX_PIXELS
 from coinkit.report import Evaluation, check_report, evaluate, write_report
 from coinkit.resnet import make_resnet50, pretrained_resnet50
 from coinkit.runlog import RunLog
@@ -99,8 +101,8 @@ DATA = Path("coin_dataset")
 RUNS = Path("runs")
 BEST = "coin_classifier_custom_best.pth"
 LAST = "coin_classifier_custom_last.pth"
-FORMAT_VERSION = 1
-NEEDED_TO_PREDICT = {"model_state_dict", "classes", "model", "architecture", "temperature"}
+LOCK = ".coin_classifier_custom.lock"
+OF_ONE_CALL = ("graph", "resume", "accept_changes", "preset")  # options that are not kept for --resume
 MAX_SAVING_SHARE = 0.02  # of the time may go into checkpoints that are not better than the best one
 SAVE_EVERY = 600  # seconds, in the middle of an epoch
 MIN_UNREADABLE, MAX_UNREADABLE = 3, 0.02  # photos, or share of them, that may go bad before a run ends
@@ -243,6 +245,7 @@ class Trainer:
 
     def __init__(self, args: argparse.Namespace, classes: list[str], train: Split, val: Split, device: torch.device):
         self.args, self.classes, self.device = args, classes, device
+        self.config = as_config(args, OF_ONE_CALL)
         self.train, self.val = train, val
         self.dataset = {"train": fingerprint(train, classes), "val": fingerprint(val, classes)}
         self.dtype = choose_dtype(args.precision, device)
@@ -251,6 +254,7 @@ class Trainer:
         torch.manual_seed(args.seed)
         self.model = MODELS[args.model][0](len(classes), **self.architecture)
         self.model.to(device, memory_format=self.memory_format)
+        self.parallel = processes.parallel(self.model)
         self.optimizer = make_optimizer(self.model, args.learning_rate, args.weight_decay, args.fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         accepted = max(MIN_UNREADABLE, int(MAX_UNREADABLE * (len(train.paths) + len(val.paths))))
@@ -260,7 +264,7 @@ class Trainer:
         weights = balanced_weights(train.labels, len(classes)) if args.class_weights else torch.ones(len(classes))
         self.class_weights = weights.to(device)
         self.progress = Progress(log_dir=str(args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S}"))
-        self.stop = threading.Event()
+        self.stop = False
         self.saved_progress, self.last_save, self.seconds_to_save = {}, time.perf_counter(), 0.0
 
     def fit(self) -> None:
@@ -270,22 +274,27 @@ class Trainer:
             Stopped: the user asked for it; the run can go on from `LAST`.
             UserError: it cannot go on: too many photos have gone, no memory, or the loss explodes time and again.
         """
+        state = (self.dataset, self.progress.steps)
+        if processes.gather(state) != [state] * processes.COUNT:
+            raise UserError("the machines have different photos or checkpoints: they must share --data and --output.")
         if not self.saved_progress:
             self.save()  # shows that there is room, and is something to go back to
         while not self.finished():
-            with RunLog(Path(self.progress.log_dir), first_epoch=self.progress.epochs + 1) as log:
-                if not self.progress.steps:
-                    log.start(plain_config(self.args), self.dataset, self.example_photos())
+            with RunLog(self.progress.log_dir, self.progress.epochs + 1) if processes.FIRST else nullcontext() as log:
+                if log and not self.progress.steps:
+                    log.start(self.config, self.dataset, self.example_photos())
                     if self.args.graph:
-                        log.graph(
-                            self.model, torch.zeros(1, 3, self.args.image_height, self.args.image_width).to(self.device)
-                        )
+                        log.graph(self.model, self.device)
                 try:
                     while not self.finished():
                         self.train_epoch()
-                        self.end_epoch(log, *self.evaluate(self.val))
-                    best = {"best accuracy": self.progress.best_val_acc, "best loss": self.progress.best_val_loss}
-                    log.result(plain_config(self.args), best)
+                        read, logits = self.evaluate(self.val)
+                        if log:
+                            self.end_epoch(log, read, logits)
+                        self.progress = processes.from_first(self.progress)
+                    if log:
+                        best = {"best accuracy": self.progress.best_val_acc, "best loss": self.progress.best_val_loss}
+                        log.result(self.config, best)
                 except Exploded:
                     self.go_back()
                 except Stopped:
@@ -310,20 +319,12 @@ class Trainer:
         order = torch.randperm(count, generator=shuffle)[progress.seen :]
         self.model.train()
         before, started = progress.seconds, time.perf_counter()
-        with tqdm(
-            desc=f"Epoch {progress.epochs + 1}/{args.num_epochs}",
-            total=count,
-            initial=progress.seen,
-            unit="photo",
-            leave=False,
-            disable=None,
-        ) as bar:
+        name, hidden = f"Epoch {progress.epochs + 1}/{args.num_epochs}", None if processes.FIRST else True
+        with tqdm(desc=name, total=count, initial=progress.seen, unit="photo", leave=False, disable=hidden) as bar:
             size = args.batch_size * args.accumulate
-            batches = read_batches(self.train.paths, order, size, self.read, self.pool)
+            batches = read_batches(self.train.paths, order, size, self.read, self.pool, processes.share())
             for planned, (photos, indices) in zip(order.split(size), batches, strict=True):
-                if len(photos):
-                    self.train_step(photos, self.train.labels[indices])
-                progress.seen += len(planned)
+                self.train_step(photos, self.train.labels[indices], len(planned))
                 progress.seconds = before + time.perf_counter() - started
                 photos_left = (args.num_epochs - progress.epochs) * count - progress.seen
                 bar.update(len(planned))
@@ -334,21 +335,26 @@ class Trainer:
                 )
                 if time.perf_counter() - self.last_save > SAVE_EVERY:
                     self.save()
-                self.check_stop()
 
-    def train_step(self, photos: Tensor, labels: Tensor) -> None:
-        """Learn from one batch: photos (N, 3, H, W), uint8, and labels (N,).
+    def train_step(self, photos: Tensor, labels: Tensor, planned: int) -> None:
+        """Learn from one batch.
+
+        Args:
+            photos, labels: (N, 3, H, W), uint8, and (N,): what this process has of the batch.
+            planned: how many photos the batch has in all processes, those that cannot be read among them.
 
         Raises:
+            Stopped: the user asked for it.
             Exploded: no step has had a finite loss and gradient for long; the weights are as they were before.
         """
         args, progress = self.args, self.progress
-        middle = progress.epochs + (progress.seen + len(photos) / 2) / len(self.train.paths)  # of this step, in epochs
+        middle = progress.epochs + (progress.seen + planned / 2) / len(self.train.paths)  # of this step, in epochs
         factor = learning_rate_factor(middle / args.num_epochs, args.warmup) * 0.1**progress.rate_cuts
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["full_lr"]
 
-        loss_sum, correct = self.add_up_gradients(photos.to(self.device), labels.to(self.device))
+        sums = self.add_up_gradients(photos.to(self.device), labels.to(self.device), planned)
+        loss_sum, correct, stop = processes.total(*sums, self.stop)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), args.clip_grad_norm or math.inf).item()
         progress.steps += 1
@@ -357,33 +363,43 @@ class Trainer:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             progress.loss_sum += loss_sum
-            progress.correct += correct
-            progress.gradient_sum += norm * len(photos) if math.isfinite(norm) else 0.0
+            progress.correct += int(correct)
+            progress.gradient_sum += norm * planned if math.isfinite(norm) else 0.0
             progress.bad_steps = 0
         else:
             progress.bad_steps += 1
+        progress.seen += planned
         self.optimizer.zero_grad()
         if progress.bad_steps >= MAX_BAD_STEPS:
             raise Exploded
+        if stop:
+            raise Stopped
 
-    def add_up_gradients(self, photos: Tensor, labels: Tensor) -> tuple[float, int]:
-        """Add up the gradients of a batch, part by part, in smaller parts if the memory is not enough.
+    def add_up_gradients(self, photos: Tensor, labels: Tensor, planned: int) -> tuple[float, int]:
+        """Add up the gradients of a batch as `train_step` takes it, in smaller parts if the memory is not enough.
 
         Returns:
-            The sum of the losses, and how many photos were graded right.
+            The sum of the losses, and how many photos were graded right, in this process.
 
         Raises:
             UserError: the memory is not enough for one photo at a time.
         """
+        if not len(photos):  # still, all have to take part in the mean of the gradients: a blank photo adds nothing
+            blank = torch.zeros(1, 3, self.args.image_height, self.args.image_width, device=self.device)
+            losses, _ = self.losses(blank, labels.new_zeros(1))
+            self.scaler.scale(0 * losses.sum()).backward()
+            return 0.0, 0
         while True:
-            torch.manual_seed(seed_of(self.args.seed, self.progress.steps))  # of the augmentation and of dropout
+            # Augmentation and dropout are the same again after an interruption, and differ between processes.
+            torch.manual_seed(seed_of(self.args.seed, self.progress.steps, 0, processes.RANK))
             loss_sum, correct = 0.0, 0
             try:
                 augmented = augment(photos, self.args.augment)
                 parts = augmented.split(self.part_size()), labels.split(self.part_size())
-                for part, part_labels in zip(*parts, strict=True):
+                for left, part, part_labels in zip(range(len(parts[0]) - 1, -1, -1), *parts, strict=True):
+                    self.parallel.require_backward_grad_sync = not left  # processes exchange the sum of all parts
                     losses, logits = self.losses(part, part_labels)
-                    loss = (losses * self.class_weights[part_labels]).sum() / len(photos)
+                    loss = (losses * self.class_weights[part_labels]).sum() * processes.COUNT / planned
                     self.scaler.scale(loss).backward()
                     loss_sum += losses.sum().item()
                     correct += (logits.argmax(1) == part_labels).sum().item()
@@ -391,6 +407,8 @@ class Trainer:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
+            if processes.COUNT > 1:  # the others wait for the gradients of this one
+                raise UserError("out of memory: give a smaller --batch-size and a larger --accumulate.")
             self.optimizer.zero_grad()
             self.use_smaller_parts()
 
@@ -425,28 +443,42 @@ class Trainer:
                 f"or --clip-grad-norm 0.5, and look for corrupted photos. {LAST} is from before that."
             )
         tqdm.write(f"The loss explodes (NaN) at a rate of {rate:.1e}: back to {LAST}, with a tenth of the rate.")
-        self.load(load_checkpoint(self.args.output / LAST, mmap=False))
+        last = self.args.output / LAST
+        self.load(load_checkpoint(last, NEEDED_TO_RESUME, mmap=False), last)
         self.progress.rate_cuts = rate_cuts
 
     def losses(self, photos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the losses (N,) and logits (N, classes) of photos (N, 3, H, W), bytes or 0.0 to 1.0."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            logits = self.model(normalise(photos).to(memory_format=self.memory_format)).float()
+            network = self.parallel if self.model.training else self.model
+            logits = network(normalise(photos).to(memory_format=self.memory_format)).float()
         return F.cross_entropy(logits, self.targets[labels], reduction="none"), logits
 
     @torch.inference_mode()
     def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Return which photos of a split could be read, as indices (N,), and their logits (N, classes), on the CPU."""
+        """Return which photos of a split could be read, as indices (N,), and their logits (N, classes), on the CPU.
+
+        Raises:
+            Stopped: the user asked for it.
+        """
         self.model.eval()
+        processes.copy_buffers(self.model)
         read, logits = [torch.empty(0, dtype=torch.long)], [torch.empty(0, len(self.classes))]
-        order = torch.arange(len(split.paths))
-        for photos, indices in read_batches(split.paths, order, self.part_size(), self.read, self.pool):
+        order, size = torch.arange(len(split.paths)), self.part_size() * processes.COUNT
+        for photos, indices in read_batches(split.paths, order, size, self.read, self.pool, processes.share()):
+            if self.stop:
+                break
             if len(photos):
                 labels = split.labels[indices].to(self.device)
                 read.append(indices)
                 logits.append(self.losses(photos.to(self.device), labels)[1].cpu())
-            self.check_stop()
-        return torch.cat(read), torch.cat(logits)
+        shares = processes.gather((torch.cat(read), torch.cat(logits), self.stop))
+        read, logits, stops = zip(*shares, strict=True)
+        if any(stops):
+            raise Stopped
+        read, logits = torch.cat(read), torch.cat(logits)
+        order = read.argsort()
+        return read[order], logits[order]
 
     def end_epoch(self, log: RunLog, read: Tensor, logits: Tensor) -> None:
         """Log an epoch and, if it is the best one, save it; without validation photos, the latest is the best.
@@ -469,18 +501,11 @@ class Trainer:
         progress.begin_epoch()
         if len(labels):
             val["loss"] = F.cross_entropy(logits, self.targets.cpu()[labels]).item()
-            exact = (logits.argmax(1) == labels).float()
-            val["accuracy"] = exact.mean().item()
-            by_grade = {
-                f"accuracy by grade/{self.classes[label]}": exact[labels == label].mean().item()
-                for label in labels.unique()
-            }
-            log.epoch(progress.epochs, train, val | by_grade)
+            val["accuracy"] = (logits.argmax(1) == labels).float().mean().item()
             paths = [self.val.paths[index] for index in read.tolist()]
             evaluation = Evaluation(self.classes, paths, labels.numpy(), logits.softmax(dim=1).numpy(), {})
-            log.pictures(progress.epochs, args.num_epochs, evaluation, self.model, self.device)
-        else:
-            log.epoch(progress.epochs, train, {})
+            log.evaluation(progress.epochs, args.num_epochs, evaluation, self.model, self.device)
+        log.epoch(progress.epochs, train, val if len(labels) else {})
         better = not len(labels) or (val["accuracy"], -val["loss"]) > (progress.best_val_acc, -progress.best_val_loss)
         print(
             f"Epoch {progress.epochs:{len(str(args.num_epochs))}}/{args.num_epochs}   "
@@ -504,7 +529,9 @@ class Trainer:
             self.save()
 
     def save(self) -> None:
-        """Write `LAST`: tensors and plain values, for predict.py and to go on from."""
+        """Write `LAST`, if this is the first process: tensors and plain values, for predict.py and to go on from."""
+        if not processes.FIRST:
+            return
         started = time.perf_counter()
         if not self.saved_progress:
             set_aside(self.args.output / LAST)
@@ -520,40 +547,44 @@ class Trainer:
             "model": self.args.model,
             "temperature": self.progress.temperature,
             "architecture": self.architecture,
-            "config": plain_config(self.args),
+            "config": self.config,
             "progress": self.saved_progress,
         }
-        with written_whole(self.args.output / LAST) as partial:
-            torch.save(checkpoint, partial)
+        save_tensors(checkpoint, self.args.output / LAST)
         self.last_save = time.perf_counter()
         self.seconds_to_save = self.last_save - started
 
-    def load(self, checkpoint: dict) -> None:
-        """Go on from a checkpoint.
+    def load(self, checkpoint: dict, path: Path) -> None:
+        """Go on from a checkpoint that was loaded from `path`.
 
         Raises:
-            UserError: it is of other grades or of another architecture.
+            UserError: it is of other grades, photos or architecture, or parts of it do not fit together.
         """
         if checkpoint["classes"] != self.classes:
             raise UserError(f"the run to resume has other grades than {self.args.data}; train without --resume.")
         if (checkpoint["model"], checkpoint["architecture"]) != (self.args.model, self.architecture):
             raise UserError("the run to resume has another architecture than these options; train without --resume.")
-        changes = differences(checkpoint["dataset"], self.dataset)
-        if changes and not self.args.accept_changes:
-            raise UserError(
-                f"{self.args.data} has changed since this run began: {changes}. Go on with it all the same by "
-                "--accept-changes, or train without --resume."
-            )
-        self.model.load_state_dict(checkpoint["model_state_dict"])
-        full_rates = [group["full_lr"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
-        for group, rate in zip(self.optimizer.param_groups, full_rates, strict=True):
-            group["full_lr"] = rate  # --learning-rate may have changed
-        self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
-        self.saved_progress = checkpoint["progress"]
-        self.progress = Progress(**self.saved_progress)
+        with damage_told(path):
+            changes = differences(checkpoint["dataset"], self.dataset)
+            if changes and not self.args.accept_changes:
+                raise UserError(
+                    f"{self.args.data} has changed since this run began: {changes}. Go on with it all the same by "
+                    "--accept-changes, or train without --resume."
+                )
+            self.model.load_state_dict(checkpoint["model_state_dict"])
+            # How to step is a matter of the options; the checkpoint only has the averages.
+            checkpoint["optimizer_state_dict"]["param_groups"] = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+            for parameter, state in self.optimizer.state.items():
+                if not parameter.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape:
+                    raise ValueError("averages of another shape than the weights")
+            self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
+            progress = Progress(**checkpoint["progress"])
+            if any(type(value) is not type(getattr(self.progress, name)) for name, value in asdict(progress).items()):
+                raise ValueError("progress of a wrong type")
+        self.progress, self.saved_progress = progress, checkpoint["progress"]
         if changes:  # the order of photos is another one: begin the epoch again
-            self.progress.begin_epoch()
+            progress.begin_epoch()
 
     def learning_rate(self) -> float:
         """Return the learning rate of the last step, in layers of few inputs."""
@@ -569,56 +600,35 @@ class Trainer:
 
     def ask_to_stop(self, *_: object) -> None:
         """Handle Ctrl-C and SIGTERM: save after the step at hand; the next Ctrl-C stops at once."""
-        self.stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    def check_stop(self) -> None:
-        """Raise Stopped if the user has asked for it."""
-        if self.stop.is_set():
-            raise Stopped
+        self.stop = True
+        on_stop_signal(None)
 
 
 # ---------------------------------------------------------------- checkpoints and machines
-
-
-def load_checkpoint(path: Path, mmap: bool = True) -> dict:
-    """Return a checkpoint; nothing in it is executed.
-
-    Args:
-        path: where it is.
-        mmap: map its tensors from the file, so that only what is used is read. Not if the file is to be replaced.
-
-    Raises:
-        UserError: there is none, or it was not written by this program.
-    """
-    if not path.is_file():
-        raise UserError(f"no checkpoint {path}: run python coin_classifier_custom.py first, or use --checkpoint.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # over a damaged or foreign file anything may be raised
-        raise UserError(f"{path} is damaged, or no checkpoint of this program ({type(error).__name__}).") from None
-    if not isinstance(checkpoint, dict) or "format_version" not in checkpoint:
-        raise UserError(f"{path} is no checkpoint of this program.")
-    if checkpoint["format_version"] != FORMAT_VERSION or not checkpoint.keys() >= NEEDED_TO_PREDICT:
-        raise UserError(f"{path} was written by another version of this program: use that one, or train again.")
-    return checkpoint
 
 
 def build_model(checkpoint: dict, path: Path) -> nn.Module:
     """Return the trained network of a checkpoint that was loaded from `path`, ready to predict.
 
     Raises:
-        UserError: parts of it are missing, or do not fit together.
+        UserError: parts of it do not fit together.
     """
-    try:
+    weights, classes = checkpoint["model_state_dict"], checkpoint["classes"]
+    with damage_told(path):
         with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
-            model = MODELS[checkpoint["model"]][0](len(checkpoint["classes"]), **checkpoint["architecture"])
-        model.load_state_dict(checkpoint["model_state_dict"], assign=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} does not hold together ({reason}): use another checkpoint, or train again.") from None
-    return model.float().eval()  # what is shared may be in fp16
+            model = MODELS[checkpoint["model"]][0](len(classes), **checkpoint["architecture"]).eval()
+        width, height = model.image_width, model.image_height
+        if min(width, height) < 1 or width % 2 or width * height > MAX_PIXELS:
+            raise ValueError(f"photos of {width}x{height} pixels")
+        state = model.state_dict()
+        if sum(tensor.numel() * weights[name].element_size() for name, tensor in state.items()) > path.stat().st_size:
+            raise ValueError("a network larger than the file")
+        if any(weights[name].is_floating_point() != tensor.is_floating_point() for name, tensor in state.items()):
+            raise ValueError("weights of another type of number")
+        if not all(isinstance(name, str) for name in classes) or not checkpoint["temperature"] > 0:
+            raise ValueError("wrong grades or temperature")
+        model.load_state_dict(dict(weights), assign=True)  # a copy, since torch notes in the dict that it is assigned
+    return model.float()  # what is shared may be in fp16
 
 
 def start_from_other(trainer: Trainer) -> None:
@@ -630,41 +640,16 @@ def start_from_other(trainer: Trainer) -> None:
     args = trainer.args
     if args.init_from:
         checkpoint = load_checkpoint(args.init_from)
-        source, weights, same_classes = (
-            args.init_from,
-            checkpoint["model_state_dict"],
-            checkpoint["classes"] == trainer.classes,
-        )
+        weights, same_classes = checkpoint["model_state_dict"], checkpoint["classes"] == trainer.classes
     else:
-        source, weights, same_classes = args.pretrained, pretrained_resnet50(args.pretrained), False
+        weights, same_classes = pretrained_resnet50(args.pretrained), False
     last_layer = MODELS[args.model][1]
     for name, tensor in trainer.model.state_dict().items():
         if same_classes or not name.startswith(f"{last_layer}."):
             if name not in weights or weights[name].shape != tensor.shape:
-                raise UserError(
-                    f"{source} is of another architecture (see {name}): give the options it was trained with."
-                )
+                source = args.init_from or args.pretrained
+                raise UserError(f"{source} is of another architecture (see {name}): give the options of its training.")
             tensor.copy_(weights[name])
-
-
-def set_aside(checkpoint: Path) -> None:
-    """Rename the checkpoint of an earlier run, so that a new one does not write over it."""
-    if checkpoint.exists():
-        os.replace(checkpoint, checkpoint.with_suffix(".previous.pth"))
-
-
-def seed_of(*numbers: int) -> int:
-    """Return a seed that follows from numbers, without likeness between neighbours."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def plain_config(args: argparse.Namespace) -> dict:
-    """Return the options as values that a checkpoint may hold; those of one call only are left out."""
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in vars(args).items()
-        if name not in ("resume", "accept_changes", "preset")
-    }
 
 
 # ---------------------------------------------------------------- the command
@@ -672,19 +657,27 @@ def plain_config(args: argparse.Namespace) -> dict:
 
 def main() -> int | None:
     """Run the command."""
-    args, checkpoint = parse_arguments()
-    report = args.output / "report"
-    check_report(report)
+    with processes.joined():
+        with nullcontext() if processes.FIRST else redirect_stderr(sys.stdout):  # a wrong option is told once
+            args, checkpoint = parse_arguments()
+        report = args.output / "report"
+        check_report(report)
+        lock = alone(args.output / LOCK, f"checkpoints to {args.output.resolve()}")
+        with lock if processes.FIRST else nullcontext():
+            return train_and_test(args, checkpoint, report)
+
+
+def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Path) -> int | None:
+    """Train, from the start or from a checkpoint, and test; the exit status is 130 if the user stopped it."""
     classes = find_classes(args.data)
     train, val, test = (find_split(args.data / split, classes) for split in SPLITS)
     trainer = Trainer(args, classes, train, val, find_device(args.device))
     if checkpoint:
-        trainer.load(checkpoint)
+        trainer.load(checkpoint, args.output / LAST)
         checkpoint.clear()  # as large as the network and the optimiser
     elif args.init_from or args.pretrained:
         start_from_other(trainer)
-    for stop_signal in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop_signal, trainer.ask_to_stop)
+    on_stop_signal(trainer.ask_to_stop)
 
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     print(f"Photos: {len(train.paths)} for training, {len(val.paths)} for validation, {len(test.paths)} for the test")
@@ -695,15 +688,18 @@ def main() -> int | None:
     if trainer.progress.epochs >= args.num_epochs:
         print(f"This run has finished its {args.num_epochs} epochs; a larger --num-epochs trains it further.")
     print(f"Watch it: tensorboard --logdir={args.runs}\n", flush=True)
+    copies = 2 if args.resume else 3  # at once there are BEST, LAST and the next one, of weights and two averages each
     try:
-        trainer.fit()
+        with room_for(copies * 3 * 4 * parameters, args.output):
+            trainer.fit()
     except Stopped:
-        print(f"Stopped at step {trainer.progress.steps}. To go on: {command_line()} --resume")
-        return 130
+        print(f"Stopped at step {trainer.progress.steps}. To go on, give the same command with --resume.")
+        return 130 if processes.FIRST else 0  # where another failed, torchrun would end the first, which may be saving
+    if not processes.FIRST:
+        return 0
 
     best = args.output / BEST
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the model is saved: now Ctrl-C stops at once
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    on_stop_signal(None)  # the model is saved
     if test.paths:
         checkpoint = load_checkpoint(best)
         trainer.model.load_state_dict(checkpoint["model_state_dict"])
@@ -716,7 +712,7 @@ def main() -> int | None:
         print(f" the temperature {temperature:.2f}, which was fitted on the validation photos")
         about = {"checkpoint": str(best), "data": str(args.data / "test")}
         write_report(evaluation, trainer.model, trainer.device, about, report)
-        print(f"On which grades, on which photos, and how sure it was: {report / 'index.html'}")
+        print(f"\nThe report is in {report / 'index.html'}.")
     name = "" if best == Path(BEST) else f" --checkpoint {best}"
     print(f"\nThe model is in {best}. Next: python predict.py{name} photo.jpg")
 
@@ -726,21 +722,18 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
 
     What is not given on the command line comes from that checkpoint, or else from the preset.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = ArgumentParser(__doc__)
+    on_or_off = argparse.BooleanOptionalAction
     add = parser.add_argument_group("photos and files").add_argument
     add("--data", type=Path, default=DATA, help="dataset that prepare_dataset.py has made")
-    add("--output", type=Path, default=Path(), help=f"folder for {BEST} and {LAST}")
+    add("--output", type=Path, default=Path(), help=f"folder for {BEST}, {LAST} and report/")
     add("--runs", type=Path, default=RUNS, help="folder for TensorBoard")
     add("--graph", action="store_true", help="show the network's graph in TensorBoard")
     add("--resume", action="store_true", help=f"go on from {LAST}, with its options")
     add("--accept-changes", action="store_true", help="resume though photos have been added, removed or replaced")
 
     add = parser.add_argument_group("training").add_argument
-    add(
-        "--preset",
-        choices=PRESETS,
-        help="small: below 8 GB or no GPU; medium: 8 to 16 GB; large: above; demo",
-    )
+    add("--preset", choices=PRESETS, help="small: no GPU, or below 8 GB; medium: 8 to 16 GB; large: above; demo")
     add("--image-width", type=int, default=IMAGE_WIDTH, help="pixels")
     add("--image-height", type=int, default=IMAGE_HEIGHT, help="pixels")
     add("--batch-size", type=int, default=BATCH_SIZE, help="photos at once; reduce if out of memory")
@@ -750,75 +743,58 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--warmup", type=float, default=WARMUP, help="share of the steps in which the learning rate rises")
     add("--weight-decay", type=float, default=WEIGHT_DECAY, help="how strongly weights are pulled towards 0 (AdamW)")
     add("--clip-grad-norm", type=float, default=CLIP_GRAD_NORM, help="longer gradients are shortened; 0: never")
-    add(
-        "--label-spread",
-        type=float,
-        default=LABEL_SPREAD,
-        help="how many grades a label reaches to both sides; 0: none",
-    )
+    add("--label-spread", type=float, default=LABEL_SPREAD, help="grades that a label reaches to both sides; 0: none")
     add("--augment", choices=AUGMENTATIONS, default=AUGMENT, help="how much training photos are varied")
-    add("--class-weights", action="store_true", help="let every grade count the same, however few its photos")
-    add("--patience", type=int, default=PATIENCE, help="stop after so many epochs without a better one; 0: never")
+    add("--class-weights", action=on_or_off, default=False, help="let every grade count the same, however few photos")
+    add("--patience", type=int, default=PATIENCE, help="stop after so many epochs that are no better; 0: never")
     add("--seed", type=int, default=SEED, help="the same seed gives the same model on the same machine")
 
     add = parser.add_argument_group("network").add_argument
     add("--model", choices=MODELS, default="custom", help="custom: the flags below shape it; resnet50: torchvision's")
     add("--init-from", type=Path, metavar="CHECKPOINT", help="start from a trained model, of the same or other grades")
-    add(
-        "--pretrained",
-        nargs="?",
-        const="download",
-        metavar="FILE",
-        help="start resnet50 from ImageNet's weights: torchvision's download, or a file",
-    )
+    add("--pretrained", nargs="?", const="download", metavar="FILE", help="start resnet50 from ImageNet's weights")
     add("--channels", type=int, nargs="+", default=CHANNELS, help="of each block; 4 drop block 5, 6 add a block")
     add("--fc-features", type=int, nargs=2, default=FC_FEATURES, help="outputs of fc1 and fc2")
     add("--dropout", type=float, default=DROPOUT, help="share of features dropped after fc1 and fc2")
     add("--activation", choices=ACTIVATIONS, default=ACTIVATION, help="after each layer")
-    add("--residual", action=argparse.BooleanOptionalAction, default=False, help="a skip connection for each block")
+    add("--residual", action=on_or_off, default=False, help="a skip connection for each block")
 
     add = parser.add_argument_group("machine").add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add(
-        "--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: what the device is fast in"
-    )
-    on_or_off = argparse.BooleanOptionalAction
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: the fastest here")
     add("--channels-last", action=on_or_off, default=True, help="lay pixels out for faster convolutions")
     add("--fused", action=on_or_off, default=True, help="take a step over all weights in one operation")
     add("--cache-gb", type=float, default=CACHE_GB, help="memory for decoded photos")
 
-    args, checkpoint = parser.parse_args(), None
+    args, checkpoint, options = parser.parse_args(), None, []
     if args.resume:
-        checkpoint = load_checkpoint(args.output / LAST, mmap=False)
-        parser.set_defaults(**checkpoint["config"])
+        checkpoint = load_checkpoint(args.output / LAST, NEEDED_TO_RESUME, mmap=False)
+        build_model(checkpoint, args.output / LAST)  # before its options are used to make a network of any size
+        options += as_options(checkpoint["config"] | checkpoint["architecture"] | {"output": args.output})
     if args.preset:
-        parser.set_defaults(**PRESETS[args.preset])
-    args = parser.parse_args()
+        options += as_options(PRESETS[args.preset])
+    args = parser.parse_args(options + sys.argv[1:])
     args.channels, args.fc_features = list(args.channels), list(args.fc_features)
 
     if args.image_width % 2 or min(args.image_width, args.image_height) < 2 ** len(args.channels):
         parser.error("--image-width must be even, and both sides large enough to be halved by each block")
     if not 4 <= len(args.channels) <= 6:
         parser.error("--channels: give 4, 5 or 6 numbers")
-    for name in ("channels", "fc_features", "batch_size", "accumulate", "num_epochs"):
-        if np.min(getattr(args, name)) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    least = dict.fromkeys(("channels", "fc_features", "batch_size", "accumulate", "num_epochs"), 1)
+    least |= dict.fromkeys(("weight_decay", "clip_grad_norm", "label_spread", "patience", "seed", "cache_gb"), 0)
+    for name, value in least.items():
+        if np.min(getattr(args, name)) < value:
+            parser.error(f"--{name.replace('_', '-')} must be at least {value}")
     for name in ("warmup", "dropout"):
         if not 0 <= getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 0 and below 1")
-    for name in ("weight_decay", "clip_grad_norm", "label_spread", "patience", "seed", "cache_gb"):
-        if getattr(args, name) < 0:
-            parser.error(f"--{name.replace('_', '-')} must not be negative")
     if args.pretrained and (args.model != "resnet50" or args.init_from):
         parser.error("--pretrained is for --model resnet50, without --init-from")
+    if args.batch_size * args.accumulate % processes.COUNT:
+        parser.error(f"--batch-size times --accumulate must be a multiple of the {processes.COUNT} processes")
     if args.learning_rate <= 0:
         parser.error("--learning-rate must be above 0")
     return args, checkpoint
-
-
-def command_line() -> str:
-    """Return the command that started this run, to be shown."""
-    return shlex.join(["python", *(argument for argument in sys.argv if argument != "--resume")])
 
 
 if __name__ == "__main__":

@@ -32,9 +32,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from coin_classifier_custom import BEST, build_model, load_checkpoint
+from coin_classifier_custom import BEST, build_model
 from coinkit.batches import grade_batches, move_faces, normalise, to_tensor
-from coinkit.cli import HelpFormatter, UserError, run
+from coinkit.checkpoints import load_checkpoint
+from coinkit.cli import ArgumentParser, UserError, on_one_line, run
 from coinkit.devices import find_device
 from coinkit.files import written_whole
 from coinkit.photos import SUFFIXES, PhotoError, find_photos, open_photo
@@ -85,14 +86,16 @@ def main() -> int:
     elif len(paths) == 1:
         describe = as_text
     else:
-        describe = partial(as_line, width=max(len(str(path)) for path in paths), grade_width=max(map(len, classes)))
+        describe = partial(
+            as_line, width=max(len(on_one_line(path)) for path in paths), grade_width=max(map(len, classes))
+        )
 
     unread = 0
     with csv_table(args.csv, top_k) as table:
         graded = predict(networks, paths, args.tta, device)
         for path, result in tqdm(graded, total=len(paths), unit="photo", leave=False, disable=len(paths) == 1 or None):
             if isinstance(result, PhotoError):
-                tqdm.write(f"{path}: {result}", file=sys.stderr)
+                tqdm.write(f"{on_one_line(path)}: {result}", file=sys.stderr)
                 unread += 1
                 continue
             probabilities, notes = result
@@ -111,7 +114,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line, checked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("photos", nargs="*", metavar="PHOTO", help="files, folders of photos, or patterns such as 'photos/*.jpg'")
     add(
@@ -154,9 +157,9 @@ def find_inputs(names: list[str]) -> list[Path]:
     paths = []
     for name in names:
         path = Path(name)
-        if path.is_dir():
+        if os.path.isdir(name):
             found = find_photos(path, recursive=True)
-        elif path.exists() or not glob.has_magic(name):
+        elif os.path.exists(name) or not glob.has_magic(name):
             found = [path]
         else:  # a pattern that no shell has replaced
             found = sorted(Path(match) for match in glob.glob(name, recursive=True))
@@ -265,7 +268,7 @@ def as_text(verdict: Verdict) -> str:
 def as_line(verdict: Verdict, width: int, grade_width: int) -> str:
     """Return what is said of one of many photos to people; its path and grade get columns of these widths."""
     grade, confidence = verdict.top[0]
-    return f"{verdict.photo!s:{width}}  {grade:{grade_width}}  {confidence:7.2%}  {verdict.note}".rstrip()
+    return f"{on_one_line(verdict.photo):{width}}  {grade:{grade_width}}  {confidence:7.2%}  {verdict.note}".rstrip()
 
 
 def as_json(verdict: Verdict) -> str:

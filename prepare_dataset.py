@@ -1,8 +1,8 @@
 """Make a dataset from a folder of coin photos: images/<grade>/6000x3000/ -> coin_dataset/{train,val,test}/<grade>/
 
-    python prepare_dataset.py                               70 % train, 10 % val, 20 % test
-    python prepare_dataset.py --dry-run                     only look, write nothing
-    python prepare_dataset.py --source ~/coins --ratios 60 20 20
+    python prepare_dataset.py                                       70 % train, 10 % val, 20 % test
+    python prepare_dataset.py --dry-run                             only look, write nothing
+    python prepare_dataset.py --source ~/coins --ratios 60 20 20    other photos, other shares
 
 Photos of one coin stay in one split, so that the test split tells how the model does on coins it has never seen. Run it
 again after adding photos: what is in the dataset stays in its split, and only new or changed photos are decoded.
@@ -21,6 +21,7 @@ import signal
 import threading
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -31,8 +32,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from coinkit.cli import HelpFormatter, UserError, run, usable_cores
-from coinkit.files import beside, link_or_copy, recover, replace_folder
+from coinkit.cli import ArgumentParser, UserError, on_one_line, run, usable_cores
+from coinkit.files import alone, beside, link_or_copy, recover, replace_folder, room_for
 from coinkit.grades import class_name, scale_order
 from coinkit.photos import PHOTO_FOLDER, PhotoError, find_photos, map_ahead, open_photo
 
@@ -43,6 +44,8 @@ RATIOS = (70, 10, 20)
 SEED = 0
 SIZE = (1024, 512)
 JPEG_QUALITY = 95  # and no chroma subsampling, since toning is a matter of colour
+JPEG_BYTES = 0.5  # per pixel; 0.34 to 0.62 for photos of real Morgan dollars
+MANIFEST_BYTES = 500  # per photo
 
 # Photos whose 256-bit perceptual hashes differ in at most this many bits are taken for one coin. Of 376 photos of real
 # Morgan dollars, three pairs show one coin twice and differ in 6, 36 and 38 bits; all other pairs differ in 44 or more.
@@ -100,36 +103,11 @@ def main() -> None:
     """Run the command."""
     args = parse_arguments()
     output = args.output.resolve()
-    recover(output)
-    previous = check_output(output, args.source)
-    photos = find_sources(args)
-
-    # Everything is made in a folder beside the dataset, which then takes the dataset's place at once.
-    partial = beside(output, "partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    staging = None if args.dry_run else partial / "staging"
-    if staging:
-        staging.mkdir(parents=True)
-
-    read_photos(photos, previous, output, staging, args)
-    leave_out_same_pictures(photos)
-    find_groups(photos)
-    leave_out_small_grades(photos, args.min_per_grade)
-    assign_splits(photos, [] if args.reshuffle else previous, args.ratios, args.seed)
-    if len({photo.grade for photo in photos if photo.split}) < 2:
-        report_left_out(photos)
-        shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"fewer than 2 grades have usable photos. {expected_tree(args.source)}")
-
-    if staging:
-        name_outputs(photos)
-        for index, photo in enumerate(photos):
-            if photo.split:
-                (partial / photo.output).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(staging / str(index), partial / photo.output)
-        shutil.rmtree(staging)
-        write_manifest(partial, photos)
-        replace_folder(output, partial)
+    if args.dry_run:
+        photos = prepare(args, output)
+    else:
+        with alone(beside(output, "lock"), args.output):
+            photos = prepare(args, output)
 
     report_grades(photos)
     report_left_out(photos)
@@ -141,9 +119,56 @@ def main() -> None:
         print("        (--preset small without a GPU)")
 
 
+def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
+    """Make the dataset, unless it is a dry run, and return what became of each photo."""
+    if not args.dry_run:
+        recover(output)
+    previous = check_output(output, args.source)
+    photos = find_sources(args)
+    if args.dry_run:
+        read_and_split(photos, previous, output, None, args)
+        return photos
+
+    # Everything is made in a folder beside the dataset, which then takes the dataset's place at once.
+    partial = beside(output, "partial")
+    staging = partial / "staging"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with room_for(bytes_needed(photos, previous, args), output.parent):
+            staging.mkdir(parents=True)
+            read_and_split(photos, previous, output, staging, args)
+            name_outputs(photos)
+            for index, photo in enumerate(photos):
+                if photo.split:
+                    (partial / photo.output).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(staging / str(index), partial / photo.output)
+            shutil.rmtree(staging)
+            write_manifest(partial, photos)
+            replace_folder(output, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return photos
+
+
+def read_and_split(photos: list[Photo], previous: list[Photo], output: Path, staging: Path | None, args) -> None:
+    """Read the photos, and find what is left out and which split each of the others goes to.
+
+    Raises:
+        UserError: fewer than 2 grades are left.
+    """
+    read_photos(photos, previous, output, staging, args)
+    leave_out_same_pictures(photos)
+    find_groups(photos)
+    leave_out_small_grades(photos, args.min_per_grade)
+    assign_splits(photos, [] if args.reshuffle else previous, args.ratios, args.seed)
+    if len({photo.grade for photo in photos if photo.split}) < 2:
+        report_left_out(photos)
+        raise UserError(f"fewer than 2 grades have usable photos. {expected_tree(args.source)}")
+
+
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line, checked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("--source", type=Path, default=SOURCE, help=f"folder with <grade>/{PHOTO_FOLDER}/ folders of photos")
     add("--output", type=Path, default=OUTPUT, help="folder for the dataset")
@@ -173,6 +198,8 @@ def find_sources(args: argparse.Namespace) -> list[Photo]:
     preparation = args.full_size or f"{args.size[0]}x{args.size[1]} JPEG {JPEG_QUALITY}"
     for folder in sorted(args.source.glob(f"*/{PHOTO_FOLDER}")) if args.source.is_dir() else []:
         grade = class_name(folder.parent.name, args.keep_variants)
+        if not grade or grade.startswith("."):
+            continue  # a hidden folder, or one that would not stay inside the dataset
         for path in find_photos(folder):
             photo = Photo(path.as_posix(), grade, preparation=preparation)
             try:
@@ -207,14 +234,20 @@ def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, stagi
         else:
             to_read.append(index)
 
-    with (
-        ProcessPoolExecutor(args.workers, initializer=start_worker) as pool,
-        tqdm(total=len(photos), initial=len(photos) - len(to_read), desc="Reading", unit="photo", disable=None) as bar,
-    ):
-        jobs = ((index, photos[index], staging, tuple(args.size), args.full_size) for index in to_read)
-        for index, photo in map_ahead(pool, read_photo, jobs, ahead=8 * args.workers):
-            photos[index] = photo
-            bar.update()
+    jobs = ((index, photos[index], staging, tuple(args.size), args.full_size) for index in to_read)
+    done = len(photos) - len(to_read)
+    try:
+        with (
+            ProcessPoolExecutor(args.workers, initializer=start_worker) as pool,
+            tqdm(total=len(photos), initial=done, desc="Reading", unit="photo", disable=None) as bar,
+        ):
+            for index, photo in map_ahead(pool, read_photo, jobs, ahead=8 * args.workers):
+                photos[index] = photo
+                bar.update()
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that reads photos was killed, perhaps for lack of memory: try --workers 1."
+        ) from None
 
 
 def start_worker() -> None:
@@ -243,6 +276,17 @@ def read_photo(job: tuple) -> tuple[int, Photo]:
     elif target:
         picture.save(target, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return index, photo
+
+
+def bytes_needed(photos: list[Photo], previous: list[Photo], args: argparse.Namespace) -> int:
+    """Return about how many bytes the dataset takes beside the previous one, with which it shares unchanged photos."""
+    known = {photo.source: photo for photo in previous}
+    new = [photo for photo in photos if photo.source not in known or not unchanged(photo, known[photo.source])]
+    if args.full_size == "copy":
+        pictures = sum(photo.file_bytes for photo in new)
+    else:
+        pictures = 0 if args.full_size == "link" else int(len(new) * args.size[0] * args.size[1] * JPEG_BYTES)
+    return pictures + MANIFEST_BYTES * len(photos)
 
 
 def unchanged(photo: Photo, old: Photo) -> bool:
@@ -495,7 +539,7 @@ def report_left_out(photos: list[Photo]) -> None:
 def print_photos(what: str, lines: list[str]) -> None:
     """Print a heading with the number of photos, and the first of them."""
     print(f"\n{len(lines)} photos {what}")
-    print("\n".join(f"  {line}" for line in lines[:MAX_LISTED]))
+    print("\n".join(f"  {on_one_line(line)}" for line in lines[:MAX_LISTED]))
     if len(lines) > MAX_LISTED:
         print(f"  ... and {len(lines) - MAX_LISTED} more, all in manifest.csv")
 

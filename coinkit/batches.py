@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -92,7 +93,7 @@ class PhotoReader:
                         f"{path} is {error}, and {len(self.unreadable) - 1} others cannot be read either; up to "
                         f"{self.max_unreadable} would have been left out. Run python prepare_dataset.py again."
                     ) from None
-                tqdm.write(f"Left out: {path} is {error}.")
+                tqdm.write(f"Left out: {path} is {error}.", file=sys.stderr)
             else:
                 if len(self.cache) < self.cache_limit:
                     self.cache[path] = photo
@@ -153,7 +154,12 @@ def differences(before: dict[str, dict], now: dict[str, dict]) -> str:
 
 
 def read_batches(
-    paths: Sequence[Path], order: Tensor, batch_size: int, read: PhotoReader, pool: Executor
+    paths: Sequence[Path],
+    order: Tensor,
+    batch_size: int,
+    read: PhotoReader,
+    pool: Executor,
+    share: slice = slice(None),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches of photos and their indices in this order, while threads read the next ones.
 
@@ -164,14 +170,16 @@ def read_batches(
         order: (N,), indices of the photos wanted.
         batch_size: photos in a batch.
         read, pool: what reads them, and where.
+        share: which part of each batch is wanted.
 
     Yields:
         Photos (batch, 3, H, W), uint8, and their indices, (batch,).
     """
-    ordered = (paths[index] for part in order.split(batch_size) for index in part.tolist())  # no list of a million
+    # no list of a million
+    ordered = (paths[index] for planned in order.split(batch_size) for index in planned[share].tolist())
     photos = map_ahead(pool, read, ordered, ahead=2 * batch_size)
     for start in range(0, len(order), batch_size):
-        planned = order[start : start + batch_size]
+        planned = order[start : start + batch_size][share]
         batch = [(photo, index) for index in planned.tolist() if (photo := next(photos)) is not None]
         indices = torch.tensor([index for _, index in batch], dtype=torch.long)
         yield torch.stack([photo for photo, _ in batch]) if batch else torch.empty(0), indices
@@ -208,6 +216,11 @@ def normalise(photos: Tensor) -> Tensor:
     photos = photos.float() / 255 if photos.dtype == torch.uint8 else photos
     mean, std = (torch.tensor(values, device=photos.device).view(3, 1, 1) for values in (MEAN, STD))
     return (photos - mean) / std
+
+
+def seed_of(*numbers: int) -> int:
+    """Return a seed that follows from numbers, without likeness between neighbours; zeros at the end change nothing."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def augment(photos: Tensor, strength: str) -> Tensor:

@@ -2,20 +2,38 @@
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
     """Something the user can put right. The message says what was wrong and what to do."""
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the module's docstring as it is written, and defaults as one would type them."""
+class ArgumentParser(argparse.ArgumentParser):
+    """Shows a script's docstring as it is written, and defaults as one would type them; tells a mistake in a line."""
+
+    def __init__(self, description: str | None):
+        super().__init__(description=description, formatter_class=_HelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        self.exit(2, f"Error: {message} (--help explains the options)\n")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        names = {int: "N", float: "X", Path: "PATH"}
+        return names.get(action.type) or super()._get_default_metavar_for_optional(action)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default is False:
             return action.help
+        if action.default is True:
+            return f"{action.help} (default: {action.option_strings[0]})"
         if isinstance(action.default, list | tuple):
             return f"{action.help} (default: {' '.join(map(str, action.default))})"
         return super()._get_help_string(action)
@@ -35,6 +53,37 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def on_stop_signal(handler: Callable[[int, Any], None] | None) -> None:
+    """Choose what Ctrl-C and SIGTERM call; with None, they stop the command at once."""
+    signal.signal(signal.SIGINT, handler or signal.default_int_handler)
+    signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+
+
+def as_config(args: argparse.Namespace, without: Collection[str]) -> dict:
+    """Return options as values that a checkpoint may hold."""
+    values = {name: value for name, value in vars(args).items() if name not in without}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def as_options(config: dict) -> list[str]:
+    """Return options as one would type them, so that those of a checkpoint are checked like those of the user."""
+    typed = []
+    for name, value in config.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            typed.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list | tuple):
+            typed += [f"--{flag}", *map(str, value)]
+        elif value is not None:
+            typed.append(f"--{flag}={value}")
+    return typed
+
+
+def on_one_line(text: object) -> str:
+    r"""Return a text, such as the name of a file, with line breaks and other control characters as \n, \x1b."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
 
 
 def usable_cores() -> int:

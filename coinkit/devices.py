@@ -1,23 +1,30 @@
 """Where the network runs, and in what precision."""
 
+import os
+
 import torch
 
 from coinkit.cli import UserError
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of that name; for "auto", a GPU where there is one.
+    """Return the device of that name; for "auto", a GPU where there is one. Each of torchrun's processes gets its own.
 
     Raises:
         UserError: there is no such device here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
-        torch.empty(1, device=name)
+        device = torch.empty(1, device=name).device
     except Exception:
-        raise UserError(f"--device {name}: this computer or this PyTorch has no such device; try auto.") from None
-    return torch.device(name)
+        advice = "try auto, or as many processes as there are GPUs" if "LOCAL_RANK" in os.environ else "try auto"
+        raise UserError(f"--device {name}: this computer or this PyTorch has no such device; {advice}.") from None
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -1,10 +1,16 @@
-"""Files that share their content, and files and folders that are whole or absent."""
+"""Files and folders that are whole or absent, or share their content; one run at a time, and room on the disk."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from coinkit.cli import UserError
+
+DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)}
+LOCK_PATIENCE = 1  # seconds; workers of a run that was killed may hold its lock a moment longer than it
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -22,6 +28,8 @@ def written_whole(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())  # else a computer that crashes may have the new name before the new content
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
@@ -66,3 +74,56 @@ def folder_written_whole(target: Path) -> Iterator[Path]:
         replace_folder(target, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def alone(lock_file: Path, what: str) -> Iterator[None]:
+    """Hold a lock, which the system lets go of when this process ends, whatever ends it.
+
+    Args:
+        lock_file: made for the time.
+        what: the lock stands for, for the message.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    from filelock import FileLock, Timeout  # takes time that predict.py can save
+
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock_file, timeout=LOCK_PATIENCE):
+            try:
+                yield
+            finally:
+                if os.name == "posix":
+                    lock_file.unlink(missing_ok=True)  # elsewhere FileLock does it
+    except Timeout:
+        raise UserError(f"another run is writing {what}: wait for its end, or choose another --output.") from None
+
+
+@contextmanager
+def room_for(needed: int, folder: Path) -> Iterator[None]:
+    """Tell the user how many bytes are needed in `folder`: now if they are not there, or when the disk fills up.
+
+    Raises:
+        UserError: there is no room.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    advice = f"about {format_bytes(needed)} are needed in {folder.resolve()}: make room, or choose another --output"
+    if shutil.disk_usage(folder).free < needed:
+        raise UserError(f"{format_bytes(shutil.disk_usage(folder).free)} are free, and {advice}.")
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise UserError(f"the disk is full ({error.strerror}). What was there before is untouched; {advice}.") from None
+
+
+def format_bytes(count: float) -> str:
+    """Return a number of bytes for people: "1.8 GB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

@@ -4,6 +4,7 @@ A photo comes out upright, RGB and of the size asked for. The JPEG decoder does 
 18-megapixel photo is never decoded at full size to become 1024x512.
 """
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 PHOTO_FOLDER = "6000x3000"  # of the folders in the folder of a grade, the one that is used
 
@@ -19,11 +20,15 @@ PHOTO_FOLDER = "6000x3000"  # of the folders in the folder of a grade, the one t
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif"}
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 
-MAX_PIXELS = 100_000_000  # five times the usual 6000x3000; Pillow's own limit warns instead of refusing
+# A small file can ask for any memory and time. Within these limits no format takes a worker above 1 GB or 5 s.
+MAX_PIXELS = 40_000_000  # twice the usual 6000x3000; Pillow's own limit warns instead of refusing
+MAX_BYTES = 4 * MAX_PIXELS  # as much as so many pixels take without compression
+MAX_SCANS = 50  # of a progressive JPEG, each of which goes over all its pixels; encoders write about 10
 ASPECT_TOLERANCE = 0.05  # a photo further off the wanted shape than this is padded; nearer, stretching does not show
 DECODE_MARGIN = 2  # the decoder shrinks to no less than this times the wanted size; a better filter does the rest
 
 Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a photo is told once, as the reason
 
 
 class PhotoError(Exception):
@@ -47,14 +52,18 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
         The photo, RGB, upright by its EXIF, `width` x `height`; and the (width, height) it came with, upright.
 
     Raises:
-        PhotoError: if it is not a photo, damaged, or larger than `MAX_PIXELS`.
+        PhotoError: if it is not a photo, damaged, or beyond `MAX_PIXELS`, `MAX_BYTES` or `MAX_SCANS`.
     """
-    if not path.is_file():
-        raise PhotoError("not a photo file" if path.exists() else "no such file")
     try:
+        if not path.is_file():
+            raise PhotoError("not a photo file" if path.exists() else "no such file")
+        if path.stat().st_size > MAX_BYTES:
+            raise PhotoError(f"too large: {path.stat().st_size / 1e6:.0f} MB")
         with Image.open(path, formats=FORMATS) as photo:
             if photo.width * photo.height > MAX_PIXELS:
                 raise PhotoError(f"too large: {photo.width}x{photo.height} pixels")
+            if isinstance(photo, JpegImagePlugin.JpegImageFile) and path.read_bytes().count(b"\xff\xda") > MAX_SCANS:
+                raise PhotoError(f"a JPEG of more than {MAX_SCANS} scans")
             on_its_side = _orientation(photo) >= 5
             original_size = photo.size[::-1] if on_its_side else photo.size
             room = (DECODE_MARGIN * width, DECODE_MARGIN * height)
@@ -67,6 +76,8 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
     except UnidentifiedImageError:
         raise PhotoError("not a JPEG, PNG, WebP, TIFF or BMP photo") from None
     except Exception as error:  # over a damaged file a decoder may raise anything
+        if isinstance(error, OSError) and error.errno:
+            raise PhotoError(f"cannot be read: {error.strerror}") from error
         raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
@@ -93,8 +104,9 @@ def _to_rgb(photo: Image.Image) -> Image.Image:
     if photo.mode.startswith("I"):  # whole numbers of 16 bits, which Pillow would cut off at 255
         photo = Image.fromarray((np.clip(np.asarray(photo), 0, 65535) // 256).astype(np.uint8))
     if photo.has_transparency_data:  # a coin that was cut out: lay it on white
-        photo = photo.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+        photo, cut_out = Image.new("RGB", photo.size, "white"), photo.convert("RGBA")
+        photo.paste(cut_out, mask=cut_out)
+        return photo
     return photo.convert("RGB")
 
 

@@ -22,12 +22,12 @@ WIDTH = 1024  # pixels that a picture is at most wide
 class RunLog:
     """Two runs for TensorBoard, "train" and "val", whose curves of the same name share a chart."""
 
-    def __init__(self, folder: Path, first_epoch: int):
+    def __init__(self, folder: str, first_epoch: int):
         from torch.utils.tensorboard import SummaryWriter  # here, since it takes a second that predict.py can save
 
         # After a resume, purge_step hides what an interrupted run had logged beyond its last checkpoint.
-        self.train = SummaryWriter(folder / "train", purge_step=first_epoch)
-        self.val = SummaryWriter(folder / "val", purge_step=first_epoch)
+        self.train = SummaryWriter(Path(folder, "train"), purge_step=first_epoch)
+        self.val = SummaryWriter(Path(folder, "val"), purge_step=first_epoch)
         self.started, self.picture_seconds = time.perf_counter(), 0.0
 
     def __enter__(self) -> "RunLog":
@@ -50,8 +50,9 @@ class RunLog:
         self.train.add_text("dataset", table(["grade", *dataset], counts))
         self.train.add_image("augmented training photos", shrunk(examples), dataformats="HWC")
 
-    def graph(self, model: nn.Module, photos: torch.Tensor) -> None:
-        """Log what is computed from photos, (N, 3, H, W)."""
+    def graph(self, model: nn.Module, device: torch.device) -> None:
+        """Log what a network computes from a photo, on the device that it is on."""
+        photos = torch.zeros(1, 3, model.image_height, model.image_width, device=device)
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # add_graph itself uses what is to go
             self.train.add_graph(model, photos)
 
@@ -61,10 +62,14 @@ class RunLog:
             for name, value in values.items():
                 writer.add_scalar(name, value, number)
 
-    def pictures(
+    def evaluation(
         self, epoch: int, num_epochs: int, evaluation: Evaluation, model: nn.Module, device: torch.device
     ) -> None:
-        """Log which grades are taken for which, and the worst mistakes, now and then and in the last epoch."""
+        """Log the accuracy by grade, and now and then which grades are taken for which, and the worst mistakes."""
+        for label, counts in enumerate(evaluation.confusion):
+            if counts.any():
+                tag = f"accuracy by grade/{evaluation.classes[label]}"
+                self.val.add_scalar(tag, counts[label] / counts.sum(), epoch)
         due = epoch % math.ceil(num_epochs / PICTURES) == 0
         affordable = self.picture_seconds < MAX_PICTURE_SHARE * (time.perf_counter() - self.started)
         if epoch != num_epochs and not (due and affordable):
