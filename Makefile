@@ -10,7 +10,7 @@ BIN := .venv/bin
 test: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 demo: .venv/user
 	$(BIN)/python make_demo_coins.py --output demo/images

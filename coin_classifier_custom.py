@@ -42,7 +42,7 @@ from coinkit.batches import (
     seed_of,
 )
 from coinkit.checkpoints import FORMAT_VERSION, NEEDED_TO_RESUME, damage_told, load_checkpoint, save_tensors, set_aside
-from coinkit.cli import HelpFormatter, UserError, as_config, as_options, on_stop_signal, run, usable_cores
+from coinkit.cli import ArgumentParser, UserError, as_config, as_options, on_stop_signal, run, usable_cores
 from coinkit.devices import choose_dtype, find_device, is_out_of_memory
 from coinkit.figures import photo_grid
 from coinkit.files import alone, link_or_copy, room_for, written_whole
@@ -175,7 +175,8 @@ class CoinClassifier(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
+            # On the meta device, normal numbers come to nothing, and importing what would draw them takes 2 s.
+            if isinstance(layer, nn.Conv2d | nn.Linear) and not layer.weight.is_meta:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # He et al. 2015, arXiv 1502.01852
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
@@ -709,7 +710,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         print(f" the temperature {temperature:.2f}, which was fitted on the validation photos")
         about = {"checkpoint": str(best), "data": str(args.data / "test")}
         write_report(evaluation, trainer.model, trainer.device, about, report)
-        print(f"On which grades, on which photos, and how sure it was: {report / 'index.html'}")
+        print(f"\nThe report is in {report / 'index.html'}.")
     name = "" if best == Path(BEST) else f" --checkpoint {best}"
     print(f"\nThe model is in {best}. Next: python predict.py{name} photo.jpg")
 
@@ -719,18 +720,18 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
 
     What is not given on the command line comes from that checkpoint, or else from the preset.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = ArgumentParser(__doc__)
     on_or_off = argparse.BooleanOptionalAction
     add = parser.add_argument_group("photos and files").add_argument
     add("--data", type=Path, default=DATA, help="dataset that prepare_dataset.py has made")
-    add("--output", type=Path, default=Path(), help=f"folder for {BEST} and {LAST}")
+    add("--output", type=Path, default=Path(), help=f"folder for {BEST}, {LAST} and report/")
     add("--runs", type=Path, default=RUNS, help="folder for TensorBoard")
     add("--graph", action="store_true", help="show the network's graph in TensorBoard")
     add("--resume", action="store_true", help=f"go on from {LAST}, with its options")
     add("--accept-changes", action="store_true", help="resume though photos have been added, removed or replaced")
 
     add = parser.add_argument_group("training").add_argument
-    add("--preset", choices=PRESETS, help="small: below 8 GB or no GPU; medium: 8 to 16 GB; large: above; demo")
+    add("--preset", choices=PRESETS, help="small: no GPU, or below 8 GB; medium: 8 to 16 GB; large: above; demo")
     add("--image-width", type=int, default=IMAGE_WIDTH, help="pixels")
     add("--image-height", type=int, default=IMAGE_HEIGHT, help="pixels")
     add("--batch-size", type=int, default=BATCH_SIZE, help="photos at once; reduce if out of memory")
@@ -743,7 +744,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--label-spread", type=float, default=LABEL_SPREAD, help="grades that a label reaches to both sides; 0: none")
     add("--augment", choices=AUGMENTATIONS, default=AUGMENT, help="how much training photos are varied")
     add("--class-weights", action=on_or_off, default=False, help="let every grade count the same, however few photos")
-    add("--patience", type=int, default=PATIENCE, help="stop after so many epochs without a better one; 0: never")
+    add("--patience", type=int, default=PATIENCE, help="stop after so many epochs that are no better; 0: never")
     add("--seed", type=int, default=SEED, help="the same seed gives the same model on the same machine")
 
     add = parser.add_argument_group("network").add_argument

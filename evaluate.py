@@ -18,7 +18,7 @@ import torch
 from coin_classifier_custom import BEST, DATA, SPLITS, build_model
 from coinkit.batches import Split
 from coinkit.checkpoints import load_checkpoint
-from coinkit.cli import HelpFormatter, UserError, run
+from coinkit.cli import ArgumentParser, UserError, run
 from coinkit.devices import find_device
 from coinkit.grades import class_name
 from coinkit.photos import PHOTO_FOLDER, find_photos
@@ -46,7 +46,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, default=DATA, help=f"a dataset, or <grade>/ or <grade>/{PHOTO_FOLDER}/ folders of photos")
     add("--split", choices=SPLITS, help="of a dataset (default: test)")

@@ -1,9 +1,9 @@
 """Take a trained model elsewhere: coin_classifier_custom_best.pth -> coin_classifier.onnx
 
-    python export.py                                for ONNX Runtime, without PyTorch; the README shows how to use it
-    python export.py --precision fp16               in half the size; int8: in a third
-    python export.py --weights-only                 coin_classifier.pth: for predict.py, without the optimiser's state
-    python export.py --weights-only --precision fp16
+    python export.py                                    for ONNX Runtime, without PyTorch; the README shows how
+    python export.py --precision fp16                   in half the size; int8: in a third
+    python export.py --weights-only                     coin_classifier.pth, for predict.py: without what training needs
+    python export.py --weights-only --precision fp16    that in half the size
 
 The exported model grades photos of the test split before its file takes its place. If it does not give the
 probabilities that the checkpoint gives, nothing is written; with a smaller precision, it says what that costs.
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from coin_classifier_custom import BEST, DATA, build_model
 from coinkit.batches import MEAN, STD, PhotoReader, find_split, normalise, read_batches
 from coinkit.checkpoints import NEEDED_TO_PREDICT, load_checkpoint
-from coinkit.cli import HelpFormatter, UserError, run, usable_cores
+from coinkit.cli import ArgumentParser, UserError, run, usable_cores
 from coinkit.files import written_whole
 
 ONNX = Path("coin_classifier.onnx")
@@ -88,7 +88,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line, checked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("--checkpoint", type=Path, default=Path(BEST), help="trained by coin_classifier_custom.py")
     add("--output", type=Path, help=f"file to write (default: {ONNX}, or {WEIGHTS} with --weights-only)")

@@ -1,8 +1,8 @@
 """Draw synthetic graded coins, to try the toolkit without photos of one's own: demo/images/<grade>/6000x3000/*.jpg
 
-    python make_demo_coins.py                               40 photos each of g06, vf30, au55 and ms65
-    python make_demo_coins.py --grades vf20 vf30 xf40 --per-grade 100
-    python make_demo_coins.py --seed 1 --output other_demo/images
+    python make_demo_coins.py                                            40 photos each of g06, vf30, au55 and ms65
+    python make_demo_coins.py --grades vf20 vf30 xf40 --per-grade 100    of other grades, and more of them
+    python make_demo_coins.py --seed 1 --output other_demo/images        of other coins
 
 The coin, an owl and a wreath, is no real one. How worn, lustrous, dirty and marked it is follows the number of its
 grade; its toning, the light, the background and the camera do not. The same seed draws the same photos.
@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from tqdm import tqdm
 
-from coinkit.cli import HelpFormatter, run, usable_cores
+from coinkit.cli import ArgumentParser, run, usable_cores
 from coinkit.grades import sheldon_number
 from coinkit.photos import PHOTO_FOLDER
 
@@ -79,7 +79,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line, checked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("--output", type=Path, default=OUTPUT, help="folder for the photos")
     add("--grades", nargs="+", default=GRADES, help="names on the Sheldon scale, 1 to 70")

@@ -35,7 +35,7 @@ from tqdm import tqdm
 from coin_classifier_custom import BEST, build_model
 from coinkit.batches import grade_batches, move_faces, normalise, to_tensor
 from coinkit.checkpoints import load_checkpoint
-from coinkit.cli import HelpFormatter, UserError, on_one_line, run
+from coinkit.cli import ArgumentParser, UserError, on_one_line, run
 from coinkit.devices import find_device
 from coinkit.files import written_whole
 from coinkit.photos import SUFFIXES, PhotoError, find_photos, open_photo
@@ -114,7 +114,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line, checked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("photos", nargs="*", metavar="PHOTO", help="files, folders of photos, or patterns such as 'photos/*.jpg'")
     add(

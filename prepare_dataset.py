@@ -1,8 +1,8 @@
 """Make a dataset from a folder of coin photos: images/<grade>/6000x3000/ -> coin_dataset/{train,val,test}/<grade>/
 
-    python prepare_dataset.py                               70 % train, 10 % val, 20 % test
-    python prepare_dataset.py --dry-run                     only look, write nothing
-    python prepare_dataset.py --source ~/coins --ratios 60 20 20
+    python prepare_dataset.py                                       70 % train, 10 % val, 20 % test
+    python prepare_dataset.py --dry-run                             only look, write nothing
+    python prepare_dataset.py --source ~/coins --ratios 60 20 20    other photos, other shares
 
 Photos of one coin stay in one split, so that the test split tells how the model does on coins it has never seen. Run it
 again after adding photos: what is in the dataset stays in its split, and only new or changed photos are decoded.
@@ -32,7 +32,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from coinkit.cli import HelpFormatter, UserError, on_one_line, run, usable_cores
+from coinkit.cli import ArgumentParser, UserError, on_one_line, run, usable_cores
 from coinkit.files import alone, beside, link_or_copy, recover, replace_folder, room_for
 from coinkit.grades import class_name, scale_order
 from coinkit.photos import PHOTO_FOLDER, PhotoError, find_photos, map_ahead, open_photo
@@ -168,7 +168,7 @@ def read_and_split(photos: list[Photo], previous: list[Photo], output: Path, sta
 
 def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line, checked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("--source", type=Path, default=SOURCE, help=f"folder with <grade>/{PHOTO_FOLDER}/ folders of photos")
     add("--output", type=Path, default=OUTPUT, help="folder for the dataset")

@@ -5,7 +5,8 @@
 
 The photos are empty files with made-up digests and hashes, so this is what is left beside decoding. One photo in a
 hundred is a near-duplicate of another, at the largest distance that still counts. Each part runs in a process of its
-own; megabytes are the most that it has held up to then. For Linux and macOS.
+own; seconds are those that the processor has worked on it, and megabytes are the most that it has held up to then. For
+Linux and macOS.
 """
 
 import argparse
@@ -35,11 +36,13 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="PHOTOS")
-    parser.add_argument("--folder", type=Path, help="where the files are made; 3 per photo (default: the system's)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the files are made, 3 for each photo (default: the system's)"
+    )
     args = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
     for size in args.sizes:
-        print(f"\n{size:,} photos{'seconds':>35} megabytes")
+        print(f"\n{f'{size:,} photos':42} seconds megabytes")
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             for part in (make_files, prepare_first, prepare_again, train):
                 process = spawn.Process(target=part, args=(Path(folder), size))
@@ -56,9 +59,9 @@ def options(folder: Path) -> argparse.Namespace:
 
 def timed(step: str, function: Callable, *args: Any) -> Any:
     """Return function(*args), and print its time and the memory of this process."""
-    start = time.perf_counter()
+    start = time.process_time()
     result = function(*args)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     unit = 1 if sys.platform == "darwin" else 1024
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
     print(f"  {step:40}{seconds:8.2f}{megabytes:10.0f}", flush=True)

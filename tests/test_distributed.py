@@ -9,7 +9,8 @@ import torch
 from conftest import ROOT, SMALL, make_dataset, train
 from test_training import BEST, LAST, curves, load
 
-# What is random differs between processes. Of 21 photos, the last step has one, so that the second process has none.
+# Of 21 photos, the last step of an epoch has one, so that the second process has none. What is random differs between
+# processes.
 SAME = ["--num-epochs", 2, "--augment", "none", "--dropout", 0, "--precision", "fp32"]
 PHOTOS = {"train": 7, "val": 3, "test": 1}
 

@@ -10,13 +10,13 @@ from conftest import ROOT, make_dataset, run_script
 
 
 def test_the_snippet_runs_word_for_word_on_a_trained_checkpoint(tmp_path):
-    dataset = make_dataset(tmp_path / "coin_dataset", train=1, val=1, test=1)
+    dataset = make_dataset(tmp_path / "coin_dataset", train=1, val=1)
     result = run_script("coin_classifier_custom.py", "--num-epochs", 1, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "148.7 million parameters" in result.stdout
 
     (tmp_path / "path" / "to").mkdir(parents=True)
-    os.link(dataset / "test" / "ms65" / "0.jpg", tmp_path / "path" / "to" / "coin.jpg")
+    os.link(dataset / "train" / "ms65" / "0.jpg", tmp_path / "path" / "to" / "coin.jpg")
     (snippet,) = re.findall("```python\n(import torch.+?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     snippet_result = subprocess.run(
         [sys.executable, "-c", snippet],

@@ -21,7 +21,7 @@ SIGNALS = ["SIGKILL", "SIGINT", "SIGTERM"] if os.name == "posix" else ["SIGTERM"
 def test_a_run_that_is_killed_time_and_again_ends_as_if_it_had_not_been(tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     for folder in (straight, killed):
-        make_dataset(folder / "coin_dataset", train=4, val=1, test=0)
+        make_dataset(folder / "coin_dataset", train=4, val=1)
     options = [*SMALL, "--num-epochs", 5 * KILLS, "--accumulate", 2, "--clip-grad-norm", 0.5]
     assert train(straight, *options).returncode == 0
 

@@ -249,9 +249,15 @@ def test_options_that_make_no_sense_are_refused(options, message, monkeypatch, c
     assert exit_info.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_predicting_starts_without_the_slow_imports():
+def test_predicting_does_without_the_slow_imports(trained):
+    photo = trained / "coin_dataset/test/g06/0.jpg"
     check = (
-        "import predict, sys; print({'captum', 'matplotlib', 'sklearn', 'tensorboard', 'torchvision'} & {*sys.modules})"
+        "import predict, sys\n"
+        f"sys.argv = ['predict.py', {str(photo)!r}, '--checkpoint', {str(trained / BEST)!r}, '--device', 'cpu']\n"
+        "predict.main()\n"
+        "slow = {'captum', 'jinja2', 'matplotlib', 'scipy', 'sklearn', 'sympy', 'tensorboard', 'torchvision'}\n"
+        "print(slow & {*sys.modules})"
     )
     result = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
-    assert result.stdout.strip() == "set()", result.stderr
+    assert result.stdout.startswith("Predicted Grade: g06"), result.stderr
+    assert result.stdout.splitlines()[-1] == "set()"

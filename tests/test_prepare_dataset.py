@@ -10,6 +10,8 @@ import numpy as np
 from conftest import ROOT, add_photo, draw_photo, run_script
 from PIL import Image
 
+import prepare_dataset
+
 
 def prepare(cwd, *arguments):
     result = run_script("prepare_dataset.py", *arguments, cwd=cwd)
@@ -54,6 +56,22 @@ def test_the_seed_decides_the_splits(images, tmp_path):
     first = splits(prepare(tmp_path))
     assert splits(prepare(tmp_path, "--reshuffle")) == first
     assert splits(prepare(tmp_path, "--reshuffle", "--seed", 1)) != first
+
+
+def test_look_alikes_are_found_among_many_photos_without_comparing_all(monkeypatch):
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 256, (1000, 32), dtype=np.uint8)
+    for copy in range(1, 200, 2):
+        bits = np.zeros(256, dtype=np.uint8)
+        bits[rng.choice(256, prepare_dataset.SAME_COIN_BITS + (copy > 100), replace=False)] = 1  # beyond it from 101 on
+        hashes[-copy] = hashes[copy] ^ np.packbits(bits)
+    pairs = []
+    for limit in (len(hashes), 0):
+        monkeypatch.setattr(prepare_dataset, "COMPARE_ALL", limit)
+        pairs.append(
+            {frozenset(pair) for pair in zip(*map(list, prepare_dataset.find_near_duplicates(hashes)), strict=True)}
+        )
+    assert pairs[0] == pairs[1] == {frozenset((copy, 1000 - copy)) for copy in range(1, 100, 2)}
 
 
 def test_photos_of_one_coin_stay_together(images, tmp_path):

@@ -120,7 +120,6 @@ def test_accumulated_batches_make_the_same_step_as_large_ones(tmp_path):
 def test_the_advice_of_the_guide_is_a_setting(dataset, tmp_path, options):
     result = train(tmp_path, "--num-epochs", 1, *options)
     assert result.returncode == 0, result.stderr
-    assert "Test, with the best weights" in result.stdout
 
 
 def test_it_stops_early_when_asked(dataset, tmp_path):
@@ -130,7 +129,7 @@ def test_it_stops_early_when_asked(dataset, tmp_path):
 
 
 def test_without_validation_photos_the_last_epoch_is_kept(tmp_path):
-    make_dataset(tmp_path / "coin_dataset", val=0, test=0)
+    make_dataset(tmp_path / "coin_dataset", val=0)
     result = train(tmp_path, "--num-epochs", 2)
     assert result.returncode == 0, result.stderr
     assert load(tmp_path, BEST)["progress"]["best_epoch"] == 2
@@ -173,7 +172,7 @@ def test_resnet50_trains_in_the_same_loop(dataset, tmp_path):
     result = train(tmp_path, "--model", "resnet50", "--num-epochs", 1, "--image-width", 64, "--image-height", 64)
     assert result.returncode == 0, result.stderr
     assert "23.5 million parameters" in result.stdout
-    result = run_script("predict.py", "coin_dataset/test/ms65/0.jpg", cwd=tmp_path)
+    result = run_script("predict.py", "coin_dataset/train/ms65/0.jpg", cwd=tmp_path)
     assert "Predicted Grade" in result.stdout, result.stderr
 
     weights = load(tmp_path)["model_state_dict"]

@@ -1,0 +1,71 @@
+"""Not measured yet: run it, and write here the machine, the number of rounds, and the last tables
+
+How fast predict.py grades photos of 6000x3000 from the shell, and in how much memory, against the guide's snippet
+
+    python -m benchmarks.predict_speed                  the default network, 200 photos, 5 rounds
+    python -m benchmarks.predict_speed --photos 3 --rounds 1 --width 4 --image-width 64 --image-height 32
+
+Each run is a process that starts, reads its checkpoint and ends; the checkpoints, 1.8 GB each, are in the system's
+cache of files, as they are on second use. The checkpoints are made in a temporary folder. For Linux and macOS.
+"""
+
+import argparse
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks import guide
+from benchmarks.contest import GRADES, alternate, draw_photos, network_options, print_table, run
+from coin_classifier_custom import BEST
+
+DEVICE = torch.device("cpu")  # the snippet has no other
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=int, default=200, help="at most; first one alone, then a tenth of them")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--width", type=int, default=64, help="of the network: channels of its first block")
+    parser.add_argument("--image-width", type=int, default=512)
+    parser.add_argument("--image-height", type=int, default=256)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        photos = draw_photos(folder / "images", args.photos)
+        make_checkpoints(folder, args)
+        commands = {
+            "the guide's snippet": ["-m", "benchmarks.guide", folder / "guide.pth"],
+            "predict.py": ["predict.py", "--device", DEVICE, "--checkpoint", folder / BEST],
+        }
+        memory = []
+        for count in sorted({1, max(1, args.photos // 10), args.photos}):
+            runs = {name: partial(run, *command, *photos[:count]) for name, command in commands.items()}
+            costs = alternate(runs, args.rounds)
+            rates = {name: [count / cost.seconds for cost in costs[name]] for name in commands}
+            print_table(f"{count} photos from the shell, photos/s", rates, "predict.py")
+            megabytes = [f"{max(cost.megabytes for cost in costs[name]):.0f}" for name in commands]
+            memory.append(f"| {count} | {' | '.join(megabytes)} |")
+    print(f"\n| photos | {' | '.join(f'megabytes, {name}' for name in commands)} |")
+    print("| --- | --- | --- |", *memory, sep="\n")
+
+
+def make_checkpoints(folder: Path, args: argparse.Namespace) -> None:
+    """Train both networks for a step, and write guide.pth, and `BEST`, into a folder."""
+    images = folder / "few"
+    draw_photos(images, guide.BATCH_SIZE)
+    architecture = {name: getattr(args, name) for name in ("image_width", "image_height", "width")}
+    model = guide.CoinClassifier(len(GRADES), **architecture)
+    optimizer = guide.make_optimizer(model)
+    guide.train_epoch(model, optimizer, guide.make_loader(images, args.image_width, args.image_height), DEVICE)
+    guide.save(model, optimizer, list(GRADES), folder / "guide.pth", **architecture)
+
+    run("prepare_dataset.py", "--source", images, "--output", folder / "few_prepared", "--ratios", 1, 0, 0)
+    options = ["--data", folder / "few_prepared", "--output", folder, "--runs", folder, "--num-epochs", 1]
+    run("coin_classifier_custom.py", *options, *network_options(**architecture), "--device", DEVICE)
+
+
+if __name__ == "__main__":
+    main()

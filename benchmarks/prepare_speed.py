@@ -1,0 +1,63 @@
+"""Not measured yet: run it, and write here the machine, the number of rounds, and the last table
+
+How fast prepare_dataset.py shrinks photos of 6000x3000 to 1024x512, against libvips' thumbnailer
+
+    python -m benchmarks.prepare_speed                  300 photos, 7 rounds
+    python -m benchmarks.prepare_speed --photos 4 --rounds 1
+
+Both use all cores. Ours is the whole command: it starts Python, hashes, looks for duplicates, splits, and writes the
+manifest. libvips only shrinks, in a process that runs already, and writes JPEGs of the same quality. For Linux and
+macOS.
+"""
+
+import argparse
+import os
+import shutil
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.contest import alternate, draw_photos, print_table, run
+from coinkit.cli import usable_cores
+from prepare_dataset import JPEG_QUALITY, SIZE
+
+os.environ["VIPS_CONCURRENCY"] = "1"  # a photo to a core is faster than all cores on a photo
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        images, dataset, thumbnails = (Path(folder) / name for name in ("images", "coin_dataset", "thumbnails"))
+        photos = draw_photos(images, args.photos)
+
+        def ours() -> float:
+            shutil.rmtree(dataset, ignore_errors=True)
+            return len(photos) / run("prepare_dataset.py", "--source", images, "--output", dataset).seconds
+
+        def libvips() -> float:
+            shutil.rmtree(thumbnails, ignore_errors=True)
+            thumbnails.mkdir()
+            started = time.perf_counter()
+            with ThreadPoolExecutor(usable_cores()) as pool:
+                list(pool.map(lambda photo: shrink(photo, thumbnails / photo.name), photos))
+            return len(photos) / (time.perf_counter() - started)
+
+        rates = alternate({"libvips": libvips, "ours": ours}, args.rounds)
+    print_table("prepare, photos/s", rates, "ours")
+
+
+def shrink(photo: Path, target: Path) -> None:
+    """Shrink a photo as prepare_dataset.py does, with libvips."""
+    import pyvips  # here, since it reads the setting above
+
+    thumbnail = pyvips.Image.thumbnail(str(photo), SIZE[0], height=SIZE[1], size="force")
+    thumbnail.jpegsave(str(target), Q=JPEG_QUALITY, subsample_mode="off")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Each benchmark still runs, on a handful of photos, and ends with its table; how fast it is does not matter here."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+SMALL = ["--rounds", "1", "--width", "4", "--image-width", "64", "--image-height", "32"]
+HEADER = "rate | {} against it | lowest | highest |"
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="the benchmarks are for Linux and macOS")
+@pytest.mark.parametrize(
+    ("name", "options", "table"),
+    [
+        (
+            "training_speed",
+            [*SMALL, "--steps", "1", "--device", "cpu"],
+            [
+                f"| 64x32, photos/s | {HEADER.format('ours')}",
+                "| the guide's way |",
+                "| timm, its defaults |",
+                ", channels_last |",
+                "| ours, on the device |",
+                "| ours |",
+                " matrix product's rate",
+                "A save takes",
+            ],
+        ),
+        (
+            "prepare_speed",
+            ["--photos", "2", "--rounds", "1"],
+            [f"| prepare, photos/s | {HEADER.format('ours')}", "| libvips |", "| ours |"],
+        ),
+        (
+            "predict_speed",
+            [*SMALL, "--photos", "1"],
+            [
+                f"| 1 photos from the shell, photos/s | {HEADER.format('predict.py')}",
+                "| the guide's snippet |",
+                "| predict.py |",
+                "| photos | megabytes, the guide's snippet | megabytes, predict.py |",
+            ],
+        ),
+        ("million", ["--sizes", "100"], ["100 photos", "prepare: find photos of one coin", "train: list the photos"]),
+        ("learning", ["--table"], ["| 5 grades | seeds | exact |"]),
+    ],
+)
+def test_benchmarks_run_and_end_with_their_table(name, options, table):
+    command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for words in table:
+        assert words in result.stdout
