@@ -220,6 +220,7 @@ class Progress:
     best_val_acc: float = 0.0
     best_val_loss: float = math.inf
     temperature: float = 1.0  # of the best epoch
+    learning_rate: float = 0.0  # of the last step, in layers of few inputs
     # Of the epoch at hand, so that it can be stopped in the middle:
     seen: int = 0  # photos
     loss_sum: float = 0.0
@@ -323,27 +324,30 @@ class Trainer:
         with tqdm(desc=name, total=count, initial=progress.seen, unit="photo", leave=False, disable=hidden) as bar:
             size = args.batch_size * args.accumulate
             batches = read_batches(self.train.paths, order, size, self.read, self.pool, processes.share())
-            for planned, (photos, indices) in zip(order.split(size), batches, strict=True):
-                self.train_step(photos, self.train.labels[indices], len(planned))
+            for photos, indices in batches:
+                planned = min(size, count - progress.seen)
+                stop = self.train_step(photos, self.train.labels[indices], planned)
+                progress.seen += planned
                 progress.seconds = before + time.perf_counter() - started
                 left = ((args.num_epochs - progress.epochs) * count - progress.seen) * progress.seconds / progress.seen
-                bar.update(len(planned))
+                bar.update(planned)
                 bar.set_postfix_str(
                     f"loss {progress.loss_sum / progress.seen:.3f}, accuracy {progress.correct / progress.seen:.3f}, "
-                    f"rate {self.learning_rate():.1e}, all done in {tqdm.format_interval(left)}"
+                    f"rate {progress.learning_rate:.1e}, all done in {tqdm.format_interval(left)}"
                 )
                 if time.perf_counter() - self.last_save > SAVE_EVERY:
                     self.save()
+                if stop:
+                    raise Stopped
 
-    def train_step(self, photos: Tensor, labels: Tensor, planned: int) -> None:
-        """Learn from one batch.
+    def train_step(self, photos: Tensor, labels: Tensor, planned: int) -> bool:
+        """Learn from one batch; return whether to stop, since one of the processes was asked to.
 
         Args:
             photos, labels: (N, 3, H, W), uint8, and (N,): what this process has of the batch.
             planned: how many photos the batch has in all processes, those that cannot be read among them.
 
         Raises:
-            Stopped: the user asked for it.
             Exploded: no step has had a finite loss and gradient for long; the weights are as they were before.
         """
         args, progress = self.args, self.progress
@@ -351,6 +355,7 @@ class Trainer:
         factor = learning_rate_factor(middle / args.num_epochs, args.warmup) * 0.1**progress.rate_cuts
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["full_lr"]
+        progress.learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
 
         sums = self.add_up_gradients(photos.to(self.device), labels.to(self.device), planned)
         loss_sum, correct, stop = processes.total(*sums, self.stop)
@@ -367,12 +372,10 @@ class Trainer:
             progress.bad_steps = 0
         else:
             progress.bad_steps += 1
-        progress.seen += planned
         self.optimizer.zero_grad()
         if progress.bad_steps >= MAX_BAD_STEPS:
             raise Exploded
-        if stop:
-            raise Stopped
+        return stop > 0
 
     def add_up_gradients(self, photos: Tensor, labels: Tensor, planned: int) -> tuple[float, int]:
         """Add up the gradients of a batch as `train_step` takes it, in smaller parts if the memory is not enough.
@@ -436,7 +439,7 @@ class Trainer:
         Raises:
             UserError: that has been tried often enough.
         """
-        rate_cuts, rate = self.progress.rate_cuts + 1, self.learning_rate()
+        rate_cuts, rate = self.progress.rate_cuts + 1, self.progress.learning_rate
         if rate_cuts > MAX_RATE_CUTS:
             raise UserError(
                 f"the loss has exploded {rate_cuts} times (NaN). Try --learning-rate {self.args.learning_rate / 10:g} "
@@ -491,7 +494,7 @@ class Trainer:
         train = {
             "loss": progress.loss_sum / progress.seen,
             "accuracy": progress.correct / progress.seen,
-            "learning rate": self.learning_rate(),
+            "learning rate": progress.learning_rate,
             "gradient norm": progress.gradient_sum / progress.seen,
             "photos per second": progress.seen / progress.seconds,
         }
@@ -584,10 +587,6 @@ class Trainer:
         self.progress, self.saved_progress = progress, checkpoint["progress"]
         if changes:  # the order of photos is another one: begin the epoch again
             progress.begin_epoch()
-
-    def learning_rate(self) -> float:
-        """Return the learning rate of the last step, in layers of few inputs."""
-        return max(group["lr"] for group in self.optimizer.param_groups)
 
     def example_photos(self) -> np.ndarray:
         """Return some augmented photos with their grades, as a picture (height, width, 3), uint8."""

@@ -41,6 +41,7 @@ def test_a_run_that_is_killed_time_and_again_ends_as_if_it_had_not_been(tmp_path
                 epochs_left -= 1
         if process.wait() == 0:
             break
+        assert process.returncode != 1  # an error of its own
     assert kills == KILLS
     for name in (LAST, BEST):
         expected, actual = load(straight, name), load(killed, name)

@@ -228,6 +228,24 @@ def train_with(cwd, change, *options):
     )
 
 
+STOPPED = """
+evaluate = coin.Trainer.evaluate
+def stopped(self, split):
+    self.ask_to_stop()
+    return evaluate(self, split)
+coin.Trainer.evaluate = stopped
+"""
+
+
+def test_a_run_that_was_stopped_while_validating_goes_on_with_that(dataset, tmp_path):
+    result = train_with(tmp_path, STOPPED, "--num-epochs", 2)
+    assert result.returncode == 130 and "--resume" in result.stdout, result.stderr
+    assert load(tmp_path)["progress"]["seen"] == 24
+    result = train(tmp_path, "--num-epochs", 2, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert [epoch for epoch, _ in curves(tmp_path)["val", "loss"]] == [1, 2]
+
+
 NO_MEMORY_BEYOND = """
 forward = coin.CoinClassifier.forward
 def limited(self, photos):
