@@ -90,7 +90,7 @@ class PhotoReader:
                 self.unreadable.add(path)
                 if len(self.unreadable) > self.max_unreadable:
                     raise UserError(
-                        f"{path} is {error}, and {len(self.unreadable) - 1} others cannot be read either; up to "
+                        f"{path} is {error}, and {self.max_unreadable} others cannot be read either; up to "
                         f"{self.max_unreadable} would have been left out. Run python prepare_dataset.py again."
                     ) from None
                 tqdm.write(f"Left out: {path} is {error}.", file=sys.stderr)
