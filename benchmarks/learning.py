@@ -208,8 +208,8 @@ def print_table(results: list[dict]) -> None:
 
 
 def spread(values: list[float]) -> str:
-    """Return mean and standard deviation, as a cell of the table."""
-    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) if len(values) > 1 else math.nan:.3f}"
+    """Return mean and standard deviation, as a cell of the table; one value has no deviation."""
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
