@@ -72,7 +72,7 @@ def main() -> None:
 
         def ours_on_device() -> None:
             for _ in range(args.steps):
-                trainer.train_step(photos, labels)
+                trainer.train_step(photos, labels, len(photos))
 
         dtype = str(trainer.dtype).removeprefix("torch.")
         epochs = {
