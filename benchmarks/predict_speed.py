@@ -19,6 +19,7 @@ import torch
 from benchmarks import guide
 from benchmarks.contest import GRADES, alternate, draw_photos, network_options, print_table, run
 from coin_classifier_custom import BEST
+from coinkit.files import link_or_copy
 
 DEVICE = torch.device("cpu")  # the snippet has no other
 
@@ -34,8 +35,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        photos = draw_photos(folder / "images", args.photos)
-        make_checkpoints(folder, args)
+        photos = draw_photos(folder / "images", max(args.photos, guide.BATCH_SIZE))
+        make_checkpoints(folder, [*photos[:2], *photos[-2:]], args)  # two of each grade
         commands = {
             "the guide's snippet": ["-m", "benchmarks.guide", folder / "guide.pth"],
             "predict.py": ["predict.py", "--device", DEVICE, "--checkpoint", folder / BEST],
@@ -52,10 +53,13 @@ def main() -> None:
     print("| --- | --- | --- |", *memory, sep="\n")
 
 
-def make_checkpoints(folder: Path, args: argparse.Namespace) -> None:
-    """Train both networks for a step, and write guide.pth, and `BEST`, into a folder."""
+def make_checkpoints(folder: Path, photos: list[Path], args: argparse.Namespace) -> None:
+    """Train both networks on a few photos for a step, and write guide.pth, and `BEST`, into a folder."""
     images = folder / "few"
-    draw_photos(images, guide.BATCH_SIZE)
+    for photo in photos:
+        target = images / photo.relative_to(folder / "images")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(photo, target)
     architecture = {name: getattr(args, name) for name in ("image_width", "image_height", "width")}
     model = guide.CoinClassifier(len(GRADES), **architecture)
     optimizer = guide.make_optimizer(model)
