@@ -48,7 +48,7 @@ from coinkit.figures import photo_grid
 from coinkit.files import alone, link_or_copy, room_for, written_whole
 from coinkit.layers import Residual, StandardisedConv2d, StandardiseFaces
 from coinkit.learning import balanced_weights, fit_temperature, learning_rate_factor, make_optimizer, soft_labels
-from coinkit.metrics import score
+from coinkit.metrics import score, uncalibrated
 from coinkit.photos import MAX_PIXELS
 from coinkit.report import Evaluation, check_report, evaluate, write_report
 from coinkit.resnet import make_resnet50, pretrained_resnet50
@@ -702,7 +702,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         trainer.model.load_state_dict(checkpoint["model_state_dict"])
         evaluation = evaluate(trainer.model.eval(), checkpoint, test, trainer.device)
         temperature = checkpoint["temperature"]
-        raw = torch.from_numpy(evaluation.probabilities).log().mul(temperature).softmax(dim=1).numpy()
+        raw = uncalibrated(evaluation.probabilities, temperature)
         total, before = (score(values, evaluation.labels, classes) for values in (evaluation.probabilities, raw))
         print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {total}")
         print(f"Calibration error: {total.calibration_error:.3f}, and {before.calibration_error:.3f} without", end="")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from coin_classifier_custom import BEST, DATA, build_model
 from coinkit.batches import MEAN, STD, PhotoReader, find_split, normalise, read_batches
-from coinkit.checkpoints import NEEDED_TO_PREDICT, load_checkpoint
+from coinkit.checkpoints import NEEDED_TO_PREDICT, load_checkpoint, save_tensors
 from coinkit.cli import ArgumentParser, UserError, run, usable_cores
 from coinkit.files import written_whole
 
@@ -70,7 +70,7 @@ def main() -> None:
 
     with written_whole(args.output) as partial:
         if args.weights_only:
-            torch.save({key: checkpoint[key] for key in SHARED if key in checkpoint}, partial)
+            save_tensors({key: checkpoint[key] for key in SHARED if key in checkpoint}, partial)
         else:
             save_onnx(grader, checkpoint, partial)
         print(f"Checked on {len(photos)} photos of {args.photos}:")
@@ -168,7 +168,7 @@ def shrink_weights(path: Path, precision: str) -> None:
     checkpoint["model_state_dict"] = {
         name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()
     }
-    torch.save(checkpoint, path)
+    save_tensors(checkpoint, path)
 
 
 # ---------------------------------------------------------------- checking

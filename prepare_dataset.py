@@ -33,7 +33,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from coinkit.cli import ArgumentParser, UserError, on_one_line, run, usable_cores
-from coinkit.files import alone, beside, link_or_copy, recover, replace_folder, room_for
+from coinkit.files import alone, beside, folder_written_whole, link_or_copy, recover, room_for
 from coinkit.grades import class_name, scale_order
 from coinkit.photos import PHOTO_FOLDER, PhotoError, find_photos, map_ahead, open_photo
 
@@ -130,23 +130,17 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
         return photos
 
     # Everything is made in a folder beside the dataset, which then takes the dataset's place at once.
-    partial = beside(output, "partial")
-    staging = partial / "staging"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with room_for(bytes_needed(photos, previous, args), output.parent):
-            staging.mkdir(parents=True)
-            read_and_split(photos, previous, output, staging, args)
-            name_outputs(photos)
-            for index, photo in enumerate(photos):
-                if photo.split:
-                    (partial / photo.output).parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(staging / str(index), partial / photo.output)
-            shutil.rmtree(staging)
-            write_manifest(partial, photos)
-            replace_folder(output, partial)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with folder_written_whole(output) as partial, room_for(bytes_needed(photos, previous, args), output.parent):
+        staging = partial / "staging"
+        staging.mkdir()
+        read_and_split(photos, previous, output, staging, args)
+        name_outputs(photos)
+        for index, photo in enumerate(photos):
+            if photo.split:
+                (partial / photo.output).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(staging / str(index), partial / photo.output)
+        shutil.rmtree(staging)
+        write_manifest(partial, photos)
     return photos
 
 

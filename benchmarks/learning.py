@@ -27,13 +27,16 @@ from torch import nn
 
 import coin_classifier_custom as coin
 from coinkit import learning
+from coinkit.batches import find_split
+from coinkit.checkpoints import load_checkpoint
 from coinkit.grades import sheldon_number
-from coinkit.metrics import score
+from coinkit.metrics import score, uncalibrated
+from coinkit.report import evaluate
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "learning.jsonl"
-WORK = HERE / "work"
+SCRATCH = HERE / "scratch"
 TASKS = ("5", "27")
 SEEDS = (0, 1, 2)
 FIVE_CLASSES = {"g": 6, "f": 15, "vf": 35, "xf": 58, "ms": 70}  # the highest number of each on the Sheldon scale
@@ -117,7 +120,7 @@ def read_results() -> list[dict]:
 
 def prepare(coins: Path, task: str, seed: int) -> None:
     """Make the dataset of a task and a seed, if it is not there."""
-    images, dataset = WORK / f"images-{task}", WORK / f"dataset-{task}-{seed}"
+    images, dataset = SCRATCH / f"images-{task}", SCRATCH / f"dataset-{task}-{seed}"
     if dataset.exists():
         return
     for photo in coins.glob("*/*.jpg"):
@@ -136,7 +139,7 @@ def five_class(grade: str) -> str:
 
 def run_folder(scale: str, row: str, task: str, seed: int) -> Path:
     """Return where a run keeps its files."""
-    return WORK / f"{scale}-{row.replace(' ', '-').replace(',', '')}-{task}-{seed}"
+    return SCRATCH / f"{scale}-{row.replace(' ', '-').replace(',', '')}-{task}-{seed}"
 
 
 def run_apart(job: tuple) -> None:
@@ -160,7 +163,7 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     for module, name, replacement in replacements:
         setattr(module, name, replacement)
     folder = run_folder(scale, row, task, seed)
-    dataset = WORK / f"dataset-{task}-{seed}"
+    dataset = SCRATCH / f"dataset-{task}-{seed}"
     # Pixels lie as is faster for small networks on the machines where this has run; the results are the same.
     options = f"--batch-size 4 --seed {seed} --no-channels-last {SCALES[scale]} {flags}"
     sys.argv = ["coin_classifier_custom.py", "--data", str(dataset), "--output", str(folder), "--runs", str(folder)]
@@ -170,20 +173,15 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
 
     if coin.main():
         sys.exit("stopped")
-    best = coin.load_checkpoint(folder / coin.BEST)
-    args, _ = coin.parse_arguments()
-    test = coin.find_split(dataset / "test", best["classes"])
-    trainer = coin.Trainer(args, best["classes"], test, test, torch.device("cpu"))
-    trainer.model.load_state_dict(best["model_state_dict"])
-    read, logits = trainer.evaluate(test)
-    calibrated, raw = (
-        score(logits.div(value).softmax(dim=1).numpy(), test.labels[read].numpy(), best["classes"])
-        for value in (best["temperature"], 1.0)
-    )
+    best = load_checkpoint(folder / coin.BEST)
+    model, classes = coin.build_model(best, folder / coin.BEST), best["classes"]
+    evaluation = evaluate(model, best, find_split(dataset / "test", classes), torch.device("cpu"))
+    raw = uncalibrated(evaluation.probabilities, best["temperature"])
+    calibrated, before = (score(values, evaluation.labels, classes) for values in (evaluation.probabilities, raw))
     result = {"scale": scale, "row": row, "task": task, "seed": seed}
-    result |= calibrated._asdict() | {"calibration_error_before": raw.calibration_error}
+    result |= calibrated._asdict() | {"calibration_error_before": before.calibration_error}
     result |= {"best_epoch": best["progress"]["best_epoch"], "val_exact": best["best_val_acc"]}
-    result |= {"parameters": sum(parameter.numel() for parameter in trainer.model.parameters())}
+    result |= {"parameters": sum(parameter.numel() for parameter in model.parameters())}
     with RESULTS.open("a") as file:
         file.write(json.dumps(result) + "\n")
     shutil.rmtree(folder)

@@ -140,6 +140,12 @@ def score_grades(confusion: np.ndarray, classes: list[str]) -> dict[str, GradeSc
     }
 
 
+def uncalibrated(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return what probabilities (N, classes) were before the logits were divided by a temperature."""
+    powers = probabilities**temperature
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
 class CalibrationBins(NamedTuple):
     """Photos in bins of equal width by their confidence; each is an array (bins,), nan where a bin is empty."""
 

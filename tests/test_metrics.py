@@ -3,7 +3,15 @@ import math
 import numpy as np
 import pytest
 
-from coinkit.metrics import calibration_error, confusion_matrix, estimate_score, estimate_share, score, score_grades
+from coinkit.metrics import (
+    calibration_error,
+    confusion_matrix,
+    estimate_score,
+    estimate_share,
+    score,
+    score_grades,
+    uncalibrated,
+)
 
 GRADES = ["g04", "vf20", "au50", "ms65"]
 
@@ -82,3 +90,9 @@ def test_what_few_photos_cannot_tell_has_no_interval():
         assert estimates["mean_error"].value == 0 and math.isnan(estimates["mean_error"].low)
         assert estimates["exact"].low < 0.5 and estimates["exact"].high == 1
     assert math.isnan(score(np.eye(4)[:1], np.array([0]), GRADES).kappa)
+
+
+def test_a_temperature_can_be_taken_out_of_probabilities():
+    logits = np.array([[2.0, -1.0, 0.5, 0.0]])
+    raw, calibrated = (np.exp(values) / np.exp(values).sum() for values in (logits, logits / 0.4))
+    assert uncalibrated(calibrated, 0.4) == pytest.approx(raw)
