@@ -5,7 +5,8 @@
     python prepare_dataset.py --source ~/coins --ratios 60 20 20    other photos, other shares
 
 Photos of one coin stay in one split, so that the test split tells how the model does on coins it has never seen. Run it
-again after adding photos: what is in the dataset stays in its split, and only new or changed photos are decoded.
+again after adding photos, or after an interruption: what is in the dataset stays in its split, and only new or changed
+photos are decoded.
 coin_dataset/manifest.csv has a row for every photo that was found.
 """
 
@@ -20,11 +21,14 @@ import shutil
 import signal
 import threading
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
+from typing import IO
 
 import imagehash
 import numpy as np
@@ -99,6 +103,9 @@ class Photo:
     preparation: str = ""  # the settings that made the output
 
 
+COLUMNS = [field.name for field in fields(Photo)]  # of manifest.csv
+
+
 def main() -> None:
     """Run the command."""
     args = parse_arguments()
@@ -126,31 +133,31 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
     previous = check_output(output, args.source)
     photos = find_sources(args)
     if args.dry_run:
-        read_and_split(photos, previous, output, None, args)
+        read_and_split(photos, previous, output, args)
         return photos
 
-    # Everything is made in a folder beside the dataset, which then takes the dataset's place at once.
-    with folder_written_whole(output) as partial, room_for(bytes_needed(photos, previous, args), output.parent):
-        staging = partial / "staging"
-        staging.mkdir()
-        read_and_split(photos, previous, output, staging, args)
-        name_outputs(photos)
-        for index, photo in enumerate(photos):
-            if photo.split:
-                (partial / photo.output).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(staging / str(index), partial / photo.output)
-        shutil.rmtree(staging)
-        write_manifest(partial, photos)
+    # Everything is made in folders beside the dataset, one of which then takes the dataset's place at once. The other,
+    # where prepared photos wait for their split, outlives a run that is interrupted.
+    staging = beside(output, "staging")
+    try:
+        with folder_written_whole(output) as partial, room_for(bytes_needed(photos, previous, args), output.parent):
+            read_and_split(photos, previous, output, args)
+            name_outputs(photos)
+            lay_out(photos, staging, previous, output, partial)
+    except (UserError, OSError):
+        shutil.rmtree(staging, ignore_errors=True)  # makes room, should the disk be full
+        raise
+    shutil.rmtree(staging)
     return photos
 
 
-def read_and_split(photos: list[Photo], previous: list[Photo], output: Path, staging: Path | None, args) -> None:
+def read_and_split(photos: list[Photo], previous: list[Photo], output: Path, args: argparse.Namespace) -> None:
     """Read the photos, and find what is left out and which split each of the others goes to.
 
     Raises:
         UserError: fewer than 2 grades are left.
     """
-    read_photos(photos, previous, output, staging, args)
+    read_photos(photos, previous, output, args)
     leave_out_same_pictures(photos)
     find_groups(photos)
     leave_out_small_grades(photos, args.min_per_grade)
@@ -207,41 +214,63 @@ def find_sources(args: argparse.Namespace) -> list[Photo]:
     return photos
 
 
-def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, staging: Path | None, args) -> None:
-    """Read every photo and put the prepared copy of number N into `staging`/N; with None, write nothing.
+def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, args: argparse.Namespace) -> None:
+    """Read every photo and put its prepared copy into a folder beside the dataset; in a dry run, write nothing.
 
-    What has not changed since the previous dataset was made is taken from there. A photo that cannot be read gets the
-    reason.
+    What has not changed is taken from the previous dataset, or from a run that was interrupted. A photo that cannot be
+    read gets the reason.
     """
-    known = {photo.source: photo for photo in previous}
+    staging = beside(dataset, "staging")
+    interrupted = read_manifest(staging)
+    known, staged = ({old.source: old for old in rows} for rows in (previous, interrupted))
     to_read = []
     for index, photo in enumerate(photos):
         old = known.get(photo.source)
         if old and old.grade == photo.grade:
             photo.output = old.output  # its name there
-        if old and unchanged(photo, old) and (old.output or not old.width):
-            photo.width, photo.height, photo.digest = old.width, old.height, old.digest
-            photo.perceptual_hash = old.perceptual_hash
-            photo.reason = "" if old.width else old.reason
-            if staging and old.width:
-                link_or_copy(dataset / old.output, staging / str(index))
-        else:
+        if not (
+            (old and take_over(photo, old, dataset / old.output))
+            or (photo.source in staged and take_over(photo, staged[photo.source], staging / staged_name(photo)))
+        ):
             to_read.append(index)
 
-    jobs = ((index, photos[index], staging, tuple(args.size), args.full_size) for index in to_read)
+    target = None if args.dry_run else staging
+    if target:
+        staging.mkdir(exist_ok=True)
+        write_manifest(staging, interrupted)
+    jobs = ((index, photos[index], target, tuple(args.size), args.full_size) for index in to_read)
     done = len(photos) - len(to_read)
     try:
         with (
             ProcessPoolExecutor(args.workers, initializer=start_worker) as pool,
             tqdm(total=len(photos), initial=done, desc="Reading", unit="photo", disable=None) as bar,
+            added_to_manifest(target) if target else nullcontext() as add_row,
         ):
             for index, photo in map_ahead(pool, read_photo, jobs, ahead=8 * args.workers):
                 photos[index] = photo
+                if add_row:
+                    add_row(photo)
                 bar.update()
     except BrokenProcessPool:
         raise UserError(
             "a process that reads photos was killed, perhaps for lack of memory: try --workers 1."
         ) from None
+
+
+def take_over(photo: Photo, old: Photo, prepared: Path) -> bool:
+    """Fill in what an earlier run has found out, if nothing has changed and the prepared copy is there; say if so."""
+    if not unchanged(photo, old) or (old.width and not prepared.is_file()):
+        return False
+    photo.width, photo.height, photo.digest = old.width, old.height, old.digest
+    photo.perceptual_hash = old.perceptual_hash
+    photo.reason = "" if old.width else old.reason
+    return True
+
+
+def staged_name(photo: Photo) -> str:
+    """Return the name of a prepared copy that waits for its split: another one once the photo has changed."""
+    state = (photo.source, photo.file_bytes, photo.modified_ns, photo.preparation)
+    return hashlib.sha256(repr(state).encode()).hexdigest()
 
 
 def start_worker() -> None:
@@ -254,7 +283,7 @@ def start_worker() -> None:
 def read_photo(job: tuple) -> tuple[int, Photo]:
     """Decode, check and hash one photo, and write its prepared copy; in a worker process."""
     index, photo, staging, size, full_size = job
-    source, target = Path(photo.source), staging and staging / str(index)
+    source, target = Path(photo.source), staging and staging / staged_name(photo)
     try:
         picture, (photo.width, photo.height) = open_photo(source, *size)
         with source.open("rb") as file:
@@ -263,6 +292,8 @@ def read_photo(job: tuple) -> tuple[int, Photo]:
         photo.reason = str(error)
         return index, photo
     photo.perceptual_hash = str(imagehash.phash(picture, HASH_SIZE))
+    if target:
+        target.unlink(missing_ok=True)  # it may be half of one
     if target and full_size == "link":
         link_or_copy(source, target)
     elif target and full_size == "copy":
@@ -466,11 +497,25 @@ def name_outputs(photos: list[Photo]) -> None:
         photo.output = f"{photo.split}/{photo.grade}/{name}{suffix}"
 
 
+def lay_out(photos: list[Photo], staging: Path, previous: list[Photo], output: Path, partial: Path) -> None:
+    """Make the dataset in `partial`, of the photos that wait in `staging` and of those of the previous dataset."""
+    output_before = {photo.source: photo.output for photo in previous}
+    for photo in photos:
+        if photo.split:
+            staged, target = staging / staged_name(photo), partial / photo.output
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if staged.exists():
+                os.replace(staged, target)
+            else:
+                link_or_copy(output / output_before[photo.source], target)
+    write_manifest(partial, photos)
+
+
 def read_manifest(folder: Path) -> list[Photo]:
     """Return the rows of the dataset in `folder`, none if there is no manifest."""
     if not (folder / "manifest.csv").is_file():
         return []
-    with (folder / "manifest.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with open_manifest(folder, "r") as file:
         types = {field.name: field.type for field in fields(Photo)}
         try:
             return [Photo(**{name: kind(row[name]) for name, kind in types.items()}) for row in csv.DictReader(file)]
@@ -479,12 +524,29 @@ def read_manifest(folder: Path) -> list[Photo]:
 
 
 def write_manifest(folder: Path, photos: list[Photo]) -> None:
-    """Write manifest.csv; file names that are not valid Unicode come back as they were."""
-    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        names = [field.name for field in fields(Photo)]
+    """Write manifest.csv."""
+    with open_manifest(folder, "w") as file:
         writer = csv.writer(file)
-        writer.writerow(names)
-        writer.writerows(map(attrgetter(*names), photos))
+        writer.writerow(COLUMNS)
+        writer.writerows(map(attrgetter(*COLUMNS), photos))
+
+
+@contextmanager
+def added_to_manifest(folder: Path) -> Iterator[Callable[[Photo], None]]:
+    """Yield a function that adds a row to manifest.csv, where it is even if this process is killed."""
+    with open_manifest(folder, "a") as file:
+        writer = csv.writer(file)
+
+        def add(photo: Photo) -> None:
+            writer.writerow(attrgetter(*COLUMNS)(photo))
+            file.flush()
+
+        yield add
+
+
+def open_manifest(folder: Path, mode: str) -> IO[str]:
+    """Open manifest.csv; file names that are not valid Unicode come back as they were."""
+    return (folder / "manifest.csv").open(mode, newline="", encoding="utf-8", errors="surrogateescape")
 
 
 # ---------------------------------------------------------------- what the user is told

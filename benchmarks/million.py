@@ -54,7 +54,8 @@ def main() -> None:
 
 def options(folder: Path) -> argparse.Namespace:
     """Return the options of prepare_dataset.py."""
-    return argparse.Namespace(source=folder / "images", size=SIZE, full_size=None, keep_variants=False, workers=1)
+    source = folder / "images"
+    return argparse.Namespace(source=source, size=SIZE, full_size=None, keep_variants=False, workers=1, dry_run=False)
 
 
 def timed(step: str, function: Callable, *args: Any) -> Any:
@@ -121,12 +122,13 @@ def find_coins_and_splits(photos: list[Photo], previous: list[Photo]) -> None:
 
 def prepare_again(folder: Path, size: int) -> None:
     """Do what prepare_dataset.py does when it is run again and nothing has changed."""
-    args, dataset, staging = options(folder), folder / "coin_dataset", folder / "staging"
-    staging.mkdir()
+    args, dataset = options(folder), folder / "coin_dataset"
     previous = timed("again: read the manifest", prepare_dataset.check_output, dataset, args.source)
     photos = timed("again: list the photos", prepare_dataset.find_sources, args)
-    timed("again: link what is known", prepare_dataset.read_photos, photos, previous, dataset, staging, args)
+    timed("again: take over what is known", prepare_dataset.read_photos, photos, previous, dataset, args)
     find_coins_and_splits(photos, previous)
+    partial = folder / "partial"
+    timed("again: lay out", prepare_dataset.lay_out, photos, folder / "staging", previous, dataset, partial)
     if any(photo.split != old.split for photo, old in zip(photos, previous, strict=True)):
         sys.exit("a photo has changed its split")
 

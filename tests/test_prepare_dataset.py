@@ -1,4 +1,5 @@
 import csv
+import os
 import random
 import shutil
 import subprocess
@@ -233,4 +234,30 @@ def test_a_killed_run_leaves_the_previous_dataset_whole(images, tmp_path):
             break
     assert interrupted
     assert len(prepare(tmp_path)) == 84
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "coin_dataset"}
+
+
+def test_a_first_run_that_was_killed_goes_on_where_it_was(images, tmp_path):
+    for seed in range(200, 260):
+        add_photo(images, "ms65", f"{10000000 + seed}.jpg", seed)
+    (images / "ms65" / "6000x3000" / "damaged.jpg").write_bytes(b"none")
+    process = subprocess.Popen([sys.executable, str(ROOT / "prepare_dataset.py"), "--workers", "1"], cwd=tmp_path)
+    staging = tmp_path / ".coin_dataset.staging"
+    while len(list(staging.glob("*"))) < 20:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "coin_dataset").exists()
+
+    with (staging / "manifest.csv").open(newline="") as file:
+        finished = [row["source"] for row in csv.DictReader(file)]
+    assert len(finished) >= 18
+    for source in finished:  # to decode one of them again would fail
+        path = tmp_path / source
+        status = path.stat()
+        path.write_bytes(b"x" * status.st_size)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    rows = prepare(tmp_path)
+    assert [source for source, row in rows.items() if row["reason"]] == ["ms65/6000x3000/damaged.jpg"]
+    assert len(snapshot(tmp_path / "coin_dataset")) == len(rows)  # one less, and the manifest
     assert {path.name for path in tmp_path.iterdir()} == {"images", "coin_dataset"}
