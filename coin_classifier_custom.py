@@ -582,8 +582,9 @@ class Trainer:
                     raise ValueError("averages of another shape than the weights")
             self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
             progress = Progress(**checkpoint["progress"])
-            if any(type(value) is not type(getattr(self.progress, name)) for name, value in asdict(progress).items()):
-                raise ValueError("progress of a wrong type")
+            for name, value in asdict(progress).items():
+                if type(value) is not type(getattr(self.progress, name)) or (name != "log_dir" and value < 0):
+                    raise ValueError(f"a progress of {name}: {value}")
         self.progress, self.saved_progress = progress, checkpoint["progress"]
         if changes:  # the order of photos is another one: begin the epoch again
             progress.begin_epoch()
@@ -641,12 +642,13 @@ def start_from_other(trainer: Trainer) -> None:
         weights, same_classes = checkpoint["model_state_dict"], checkpoint["classes"] == trainer.classes
     else:
         weights, same_classes = pretrained_resnet50(args.pretrained), False
-    for name, tensor in trainer.model.state_dict().items():
-        if same_classes or not name.startswith(f"{MODELS[args.model][1]}."):
-            if name not in weights or weights[name].shape != tensor.shape:
-                source = args.init_from or args.pretrained
-                raise UserError(f"{source} is of another architecture (see {name}): give the options of its training.")
-            tensor.copy_(weights[name])
+    source = args.init_from or args.pretrained
+    with damage_told(source):
+        for name, tensor in trainer.model.state_dict().items():
+            if same_classes or not name.startswith(f"{MODELS[args.model][1]}."):
+                if name not in weights or weights[name].shape != tensor.shape:
+                    raise UserError(f"{source} is of another architecture (see {name}): give its training's options.")
+                tensor.copy_(weights[name])
 
 
 # ---------------------------------------------------------------- the command

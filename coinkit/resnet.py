@@ -1,8 +1,10 @@
 """torchvision's ResNet-50, to compare with; torchvision is imported late, since predict.py can save the second."""
 
-import torch
+from pathlib import Path
+
 from torch import Tensor, nn
 
+from coinkit.checkpoints import load_tensors
 from coinkit.cli import UserError
 
 
@@ -26,7 +28,7 @@ def pretrained_resnet50(source: str) -> dict[str, Tensor]:
     try:
         if source == "download":
             return ResNet50_Weights.DEFAULT.get_state_dict(progress=True, check_hash=True)
-        return torch.load(source, map_location="cpu", weights_only=True)
+        return load_tensors(Path(source))
     except Exception as error:  # no network, no file, or no weights in it
         advice = f"download {ResNet50_Weights.DEFAULT.url} elsewhere and give --pretrained FILE"
         raise UserError(f"no pretrained weights from {source} ({error}): {advice}.") from None

@@ -212,12 +212,16 @@ def test_a_hostile_checkpoint_is_an_error_line(trained, tmp_path):
     assert took["status"] == 1 and len(took["lines"]) == 1 and "larger than the file" in took["lines"][0]
 
 
-@pytest.mark.parametrize("kind", ["a terabyte", "text in the progress", "averages of another shape", "an option"])
+@pytest.mark.parametrize(
+    "kind", ["a terabyte", "text in the progress", "epochs below 0", "averages of another shape", "an option"]
+)
 def test_a_hostile_checkpoint_is_not_resumed(trained, tmp_path, kind):
     checkpoint = torch.load(trained / LAST, weights_only=True)
     match kind:
         case "text in the progress":
             checkpoint["progress"]["steps"] = "many"
+        case "epochs below 0":
+            checkpoint["progress"]["epochs"] = -1
         case "averages of another shape":
             checkpoint["optimizer_state_dict"]["state"][0]["exp_avg"] = torch.ones(1)
         case "an option":
@@ -229,6 +233,16 @@ def test_a_hostile_checkpoint_is_not_resumed(trained, tmp_path, kind):
     assert took["status"] in (1, 2) and "rror: " in took["lines"][-1], took["lines"]
     assert (tmp_path / LAST).read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {LAST}
+
+
+@pytest.mark.parametrize("kind", ["code", "list of numbers", "numbers for weights"])
+def test_nobody_starts_from_hostile_weights(trained, tmp_path, kind):
+    hostile_checkpoint(kind, torch.load(trained / BEST, weights_only=True), tmp_path / "weights.pth")
+    for options in (("--init-from", "weights.pth"), ("--model", "resnet50", "--pretrained", "weights.pth")):
+        command = ("coin_classifier_custom.py", *SMALL, *options, "--data", trained / "coin_dataset")
+        took = measure(*command, cwd=tmp_path, seconds=60)
+        assert took["status"] == 1 and "Error: " in took["lines"][-1], took["lines"]
+    assert {path.name for path in tmp_path.iterdir()} == {"weights.pth"}
 
 
 # ---------------------------------------------------------------- two at once, and full disks
