@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from conftest import SMALL as SMALL_RUN
 
 SMALL = ["--rounds", "1", "--width", "4", "--image-width", "64", "--image-height", "32"]
 HEADER = "rate | {} against it | lowest | highest |"
@@ -54,3 +55,11 @@ def test_benchmarks_run_and_end_with_their_table(name, options, table):
     assert result.returncode == 0, result.stderr
     for words in table:
         assert words in result.stdout
+
+
+def test_the_cost_of_tensorboard_is_told(dataset):
+    options = [*map(str, SMALL_RUN), "--num-epochs", "2", "--data", dataset]
+    command = [sys.executable, "-m", "benchmarks.tensorboard_cost", *options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "TensorBoard took" in result.stdout

@@ -1,0 +1,56 @@
+"""What TensorBoard costs a training run, in time and on the disk
+
+    python -m benchmarks.tensorboard_cost --preset demo --data demo/coin_dataset      after make demo
+
+The options are those of coin_classifier_custom.py, which is run as it is, but for a clock around all that it does for
+TensorBoard, loading its package among it. A long run on large photos costs less, a short one on small photos more.
+"""
+
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+import coin_classifier_custom as coin
+from coinkit.runlog import RunLog
+
+FOR_TENSORBOARD = ("__init__", "start", "graph", "epoch", "evaluation", "result", "__exit__")
+
+
+def main() -> None:
+    """Run the command."""
+    seconds = Counter()
+    for name in FOR_TENSORBOARD:
+        setattr(RunLog, name, timed(getattr(RunLog, name), seconds, "TensorBoard"))
+    coin.Trainer.example_photos = timed(coin.Trainer.example_photos, seconds, "TensorBoard")
+    coin.Trainer.fit = timed(coin.Trainer.fit, seconds, "training")
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Path(folder, "runs")
+        sys.argv += ["--output", folder, "--runs", str(runs)]
+        if coin.main():
+            sys.exit("stopped")
+        megabytes = sum(file.stat().st_size for file in runs.rglob("*") if file.is_file()) / 1e6
+    share = seconds["TensorBoard"] / seconds["training"]
+    print(f"\nTensorBoard took {seconds['TensorBoard']:.1f} s of {seconds['training']:.1f} s, ", end="")
+    print(f"{share:.1%}, and {megabytes:.1f} MB")
+
+
+def timed(function: Callable, seconds: Counter, name: str) -> Callable:
+    """Return the function with its seconds added to those of a name."""
+
+    @wraps(function)
+    def with_clock(*args: object) -> object:
+        started = time.perf_counter()
+        try:
+            return function(*args)
+        finally:
+            seconds[name] += time.perf_counter() - started
+
+    return with_clock
+
+
+if __name__ == "__main__":
+    main()
