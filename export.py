@@ -48,7 +48,8 @@ class Grader(nn.Module):
 
     def forward(self, photos: Tensor) -> Tensor:
         """Return probabilities (N, classes) of photos (N, H, W, 3), RGB, uint8."""
-        logits = self.model(normalise(photos.permute(0, 3, 1, 2)))
+        # Contiguous, since torch's group norm is less exact where the channels lie last.
+        logits = self.model(normalise(photos.permute(0, 3, 1, 2).contiguous()))
         return (logits / self.temperature).softmax(dim=1)
 
 
@@ -81,7 +82,9 @@ def main() -> None:
         if args.precision != "fp32":
             shrink = shrink_weights if args.weights_only else shrink_onnx
             shrink(partial, args.precision)
-            print_result(args.precision, partial, grade_all(open_grader(partial, args.weights_only), photos), check)
+            smaller = grade_all(open_grader(partial, args.weights_only), photos)
+            if np.isnan(print_result(args.precision, partial, smaller, check)):
+                raise UserError(f"some numbers are too large for {args.precision}, so the model was not written.")
     print(f"\nThe model is in {args.output}.", end="")
     print(f" Next: python predict.py --checkpoint {args.output} photo.jpg" if args.weights_only else "")
 
