@@ -732,7 +732,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--accept-changes", action="store_true", help="resume though photos have been added, removed or replaced")
 
     add = parser.add_argument_group("training").add_argument
-    add("--preset", choices=PRESETS, help="small: no GPU, or below 8 GB; medium: 8 to 16 GB; large: above; demo")
+    add("--preset", choices=PRESETS, help="small: no GPU, or below 8 GB; medium: to 16 GB; large: above; demo: to try")
     add("--image-width", type=int, default=IMAGE_WIDTH, help="pixels")
     add("--image-height", type=int, default=IMAGE_HEIGHT, help="pixels")
     add("--batch-size", type=int, default=BATCH_SIZE, help="photos at once; reduce if out of memory")

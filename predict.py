@@ -38,11 +38,9 @@ from coinkit.checkpoints import load_checkpoint
 from coinkit.cli import ArgumentParser, UserError, on_one_line, run
 from coinkit.devices import find_device
 from coinkit.files import written_whole
-from coinkit.photos import SUFFIXES, PhotoError, find_photos, open_photo
+from coinkit.photos import SUFFIXES, PhotoError, find_photos, oddities, open_photo
 
 TOP_K = 3
-ASPECT, FAR_OFF = 2, 0.1  # width / height of a coin photo, and the share by which it may be off without a note
-BLANK = 8  # standard deviation of each colour, 0 to 255, below which there is a note; photos of real coins have 20
 HEATMAP_WIDTH = 1024  # pixels
 
 # What --tta adds to the photo as it is: each face turned (degrees), and shifted to the left and upwards (shares of a
@@ -225,14 +223,11 @@ def read_photo(path: Path, sizes: set[tuple[int, int]]) -> Photo:
         PhotoError: it cannot be read.
     """
     opened = {size: open_photo(path, *size) for size in sizes}
-    pixels = {size: to_tensor(photo) for size, (photo, _) in opened.items()}
-    (_, (width, height)), *_ = opened.values()
-    tests = {
-        "not 2:1": abs(width / height / ASPECT - 1) > FAR_OFF,
-        "small": any(width < wanted_width and height < wanted_height for wanted_width, wanted_height in sizes),
-        "blank": all(photo.float().std(dim=(1, 2)).max() < BLANK for photo in pixels.values()),
-    }
-    return Photo(pixels, [note for note, is_so in tests.items() if is_so])
+    photo, (width, height) = opened[min(sizes)]
+    notes = oddities(photo, (width, height))
+    if any(width < wanted_width and height < wanted_height for wanted_width, wanted_height in sizes):
+        notes.append("small")
+    return Photo({size: to_tensor(photo) for size, (photo, _) in opened.items()}, notes)
 
 
 @torch.inference_mode()

@@ -38,8 +38,8 @@ from tqdm import tqdm
 
 from coinkit.cli import ArgumentParser, UserError, on_one_line, run, usable_cores
 from coinkit.files import alone, beside, folder_written_whole, link_or_copy, recover, room_for
-from coinkit.grades import class_name, scale_order
-from coinkit.photos import PHOTO_FOLDER, PhotoError, find_photos, map_ahead, open_photo
+from coinkit.grades import class_name, scale_order, sheldon_number
+from coinkit.photos import PHOTO_FOLDER, PhotoError, find_photos, map_ahead, oddities, open_photo
 
 SOURCE = Path("images")
 OUTPUT = Path("coin_dataset")
@@ -97,6 +97,7 @@ class Photo:
     digest: str = ""  # SHA-256 of the source file
     group: str = ""  # photos of one coin have the same
     reason: str = ""  # why it was left out
+    note: str = ""  # how it is unlike a photo of a coin, and used all the same
     perceptual_hash: str = ""
     file_bytes: int = 0  # a photo whose size and time have not changed is not decoded again
     modified_ns: int = 0
@@ -118,6 +119,8 @@ def main() -> None:
 
     report_grades(photos)
     report_left_out(photos)
+    report_odd(photos)
+    report_misplaced(args.source)
     if args.dry_run:
         print("\nA dry run: nothing was written.")
     else:
@@ -132,6 +135,8 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
         recover(output)
     previous = check_output(output, args.source)
     photos = find_sources(args)
+    if previous and not args.reshuffle:
+        print(f"What is in {args.output} stays in its split; --reshuffle splits anew.")
     if args.dry_run:
         read_and_split(photos, previous, output, args)
         return photos
@@ -173,7 +178,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--source", type=Path, default=SOURCE, help=f"folder with <grade>/{PHOTO_FOLDER}/ folders of photos")
     add("--output", type=Path, default=OUTPUT, help="folder for the dataset")
-    add("--ratios", type=float, nargs=3, default=RATIOS, metavar=("TRAIN", "VAL", "TEST"), help="shares of the splits")
+    add("--ratios", type=float, nargs=3, default=RATIOS, metavar=("TRAIN", "VAL", "TEST"), help="shares, in any unit")
     add("--seed", type=int, default=SEED, help="the same seed and photos give the same splits")
     add("--size", type=int, nargs=2, default=SIZE, metavar=("WIDTH", "HEIGHT"), help="size of the prepared photos")
     add("--full-size", choices=("link", "copy"), help="keep the photos as they are: hard links to them, or copies")
@@ -195,9 +200,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def find_sources(args: argparse.Namespace) -> list[Photo]:
     """Return a row for every photo in <source>/<grade>/6000x3000/, sorted by path."""
+    if not args.source.is_dir():
+        raise UserError(f"no folder {args.source}. {expected_tree(args.source)}")
     photos = []
     preparation = args.full_size or f"{args.size[0]}x{args.size[1]} JPEG {JPEG_QUALITY}"
-    for folder in sorted(args.source.glob(f"*/{PHOTO_FOLDER}")) if args.source.is_dir() else []:
+    for folder in sorted(args.source.glob(f"*/{PHOTO_FOLDER}")):
         grade = class_name(folder.parent.name, args.keep_variants)
         if not grade or grade.startswith("."):
             continue  # a hidden folder, or one that would not stay inside the dataset
@@ -210,6 +217,7 @@ def find_sources(args: argparse.Namespace) -> list[Photo]:
                 pass  # a broken link, say: reading it will give the reason
             photos.append(photo)
     if not photos:
+        report_misplaced(args.source)
         raise UserError(f"no photo found in {args.source}/<grade>/{PHOTO_FOLDER}/. {expected_tree(args.source)}")
     return photos
 
@@ -262,7 +270,7 @@ def take_over(photo: Photo, old: Photo, prepared: Path) -> bool:
     if not unchanged(photo, old) or (old.width and not prepared.is_file()):
         return False
     photo.width, photo.height, photo.digest = old.width, old.height, old.digest
-    photo.perceptual_hash = old.perceptual_hash
+    photo.perceptual_hash, photo.note = old.perceptual_hash, old.note
     photo.reason = "" if old.width else old.reason
     return True
 
@@ -292,6 +300,7 @@ def read_photo(job: tuple) -> tuple[int, Photo]:
         photo.reason = str(error)
         return index, photo
     photo.perceptual_hash = str(imagehash.phash(picture, HASH_SIZE))
+    photo.note = ", ".join(oddities(picture, (photo.width, photo.height)))
     if target:
         target.unlink(missing_ok=True)  # it may be half of one
     if target and full_size == "link":
@@ -573,6 +582,11 @@ def report_grades(photos: list[Photo]) -> None:
     columns = "".join(f"{sum(counts[grade, split] for grade in grades):7}" for split in SPLITS)
     print(f"{'all':{width}}{columns}{sum(totals.values()):7}")
 
+    for split in SPLITS:
+        if not any(counts[grade, split] for grade in grades):
+            print(f"\nWarning: no photo is in {split}.")
+    if unknown := [grade for grade in grades if sheldon_number(grade) is None]:
+        print(f"\nWarning: not on the Sheldon scale, and placed after it: {', '.join(unknown)}.")
     imbalance = max(totals.values()) / min(totals.values())
     print(f"\nThe largest grade has {imbalance:.1f} times the photos of the smallest.")
     if imbalance > MAX_IMBALANCE:
@@ -592,9 +606,24 @@ def report_left_out(photos: list[Photo]) -> None:
         print_photos("left out:", [f"{photo.source}: {photo.reason}" for photo in left_out])
 
 
+def report_odd(photos: list[Photo]) -> None:
+    """Print which photos are used though they are unlike that of a coin."""
+    odd = [f"{photo.source}: {photo.note}" for photo in photos if photo.split and photo.note]
+    if odd:
+        print_photos("used, but unlike that of a coin, obverse and reverse side by side:", odd)
+
+
+def report_misplaced(source: Path) -> None:
+    """Print in which folders of grades there are photos that do not lie in the folder that is used."""
+    for folder in sorted(path for path in source.iterdir() if path.is_dir()):
+        if found := len(find_photos(folder)):
+            lie = "photo lies" if found == 1 else "photos lie"
+            print(f"\n{found} {lie} in {folder} itself and not in its {PHOTO_FOLDER}/, so they are not used.")
+
+
 def print_photos(what: str, lines: list[str]) -> None:
     """Print a heading with the number of photos, and the first of them."""
-    print(f"\n{len(lines)} photos {what}")
+    print(f"\n{len(lines)} photo{'' if len(lines) == 1 else 's'} {what}")
     print("\n".join(f"  {on_one_line(line)}" for line in lines[:MAX_LISTED]))
     if len(lines) > MAX_LISTED:
         print(f"  ... and {len(lines) - MAX_LISTED} more, all in manifest.csv")

@@ -41,7 +41,9 @@ def load_checkpoint(path: Path, needed: dict[str, type] = NEEDED_TO_PREDICT, mma
         UserError: there is none, or it was not written by this program.
     """
     if not path.is_file():
-        raise UserError(f"no checkpoint {path}: run python coin_classifier_custom.py first, or use --checkpoint.")
+        raise UserError(
+            f"no checkpoint {path}: run python coin_classifier_custom.py first, or name another folder or file."
+        )
     with damage_told(path):
         checkpoint = load_tensors(path, mmap)
     version = checkpoint.get("format_version") if isinstance(checkpoint, dict) else None

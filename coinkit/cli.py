@@ -17,7 +17,7 @@ class ArgumentParser(argparse.ArgumentParser):
     """Shows a script's docstring as it is written, and defaults as one would type them; tells a mistake in a line."""
 
     def __init__(self, description: str | None):
-        super().__init__(description=description, formatter_class=_HelpFormatter)
+        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2."""

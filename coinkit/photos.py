@@ -25,6 +25,8 @@ MAX_PIXELS = 40_000_000  # twice the usual 6000x3000; Pillow's own limit warns i
 MAX_BYTES = 4 * MAX_PIXELS  # as much as so many pixels take without compression
 MAX_SCANS = 50  # of a progressive JPEG, each of which goes over all its pixels; encoders write about 10
 ASPECT_TOLERANCE = 0.05  # a photo further off the wanted shape than this is padded; nearer, stretching does not show
+ASPECT, FAR_OFF = 2, 0.1  # width / height of a coin photo, and the share by which it may be off without a note
+BLANK = 8  # standard deviation of each colour, 0 to 255, below which there is a note; photos of real coins have 20
 DECODE_MARGIN = 2  # the decoder shrinks to no less than this times the wanted size; a better filter does the rest
 
 Image.MAX_IMAGE_PIXELS = None
@@ -56,7 +58,9 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
     """
     try:
         if not path.is_file():
-            raise PhotoError("not a photo file" if path.exists() else "no such file")
+            raise PhotoError(
+                "a folder, not a photo" if path.is_dir() else "not a file" if path.exists() else "no such file"
+            )
         if path.stat().st_size > MAX_BYTES:
             raise PhotoError(f"too large: {path.stat().st_size / 1e6:.0f} MB")
         with Image.open(path, formats=FORMATS) as photo:
@@ -79,6 +83,16 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
         if isinstance(error, OSError) and error.errno:
             raise PhotoError(f"cannot be read: {error.strerror}") from error
         raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def oddities(photo: Image.Image, original_size: tuple[int, int]) -> list[str]:
+    """Return how a photo, as `open_photo` returns it, is unlike that of a coin; it can be used all the same."""
+    width, height = original_size
+    tests = {
+        "not 2:1": abs(width / height / ASPECT - 1) > FAR_OFF,
+        "blank": np.asarray(photo).std(axis=(0, 1)).max() < BLANK,
+    }
+    return [note for note, is_so in tests.items() if is_so]
 
 
 def map_ahead(pool: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator[Any]:

@@ -51,9 +51,9 @@ MEASURES = {
     "within_three": Measure("within 3 grades", ".1%", "photos that are at most three grades off"),
     "mean_error": Measure("mean error, grades", ".2f", "how many grades a photo is off"),
     "sheldon_error": Measure("mean error, Sheldon points", ".2f", "how many points of the 70 a photo is off"),
-    "kappa": Measure("quadratic kappa", ".3f", "agreement, large errors counting more: 0 is chance, 1 is perfect"),
+    "kappa": Measure("quadratic kappa", "z.3f", "agreement, large errors counting more: 0 is chance, 1 is perfect"),
     "balanced_accuracy": Measure("balanced accuracy", ".1%", "what is exact, each grade counting the same"),
-    "calibration_error": Measure("calibration error", ".3f", "how far confidence and accuracy are apart, 0 to 1"),
+    "calibration_error": Measure("calibration error", "z.3f", "how far confidence and accuracy are apart, 0 to 1"),
 }
 
 

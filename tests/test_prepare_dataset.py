@@ -261,3 +261,21 @@ def test_a_first_run_that_was_killed_goes_on_where_it_was(images, tmp_path):
     assert [source for source, row in rows.items() if row["reason"]] == ["ms65/6000x3000/damaged.jpg"]
     assert len(snapshot(tmp_path / "coin_dataset")) == len(rows)  # one less, and the manifest
     assert {path.name for path in tmp_path.iterdir()} == {"images", "coin_dataset"}
+
+
+def test_what_may_be_a_mistake_is_said(images, tmp_path):
+    folder = images / "vf30" / "6000x3000"
+    draw_photo(300, (200, 200)).save(folder / "square.png")
+    Image.new("RGB", (240, 120), "white").save(folder / "blank.png")
+    draw_photo(301).save(images / "vf30" / "too high.png")
+    for seed in range(400, 403):
+        add_photo(images, "fine", f"{seed}.jpg", seed)
+    rows = prepare(tmp_path, "--ratios", 100, 0, 0)
+    noted = {source: row["note"] for source, row in rows.items() if row["note"]}
+    assert noted == {"vf30/6000x3000/square.png": "not 2:1", "vf30/6000x3000/blank.png": "blank"}
+    assert all(row["split"] == "train" for row in rows.values())
+    result = run_script("prepare_dataset.py", cwd=tmp_path)
+    for words in ("square.png: not 2:1", "1 photo lies in images/vf30 itself", "no photo is in val", "Sheldon scale"):
+        assert words in result.stdout
+    assert "--reshuffle splits anew" in result.stdout
+    assert manifest(tmp_path) == rows
