@@ -164,8 +164,7 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
         setattr(module, name, replacement)
     folder = run_folder(scale, row, task, seed)
     dataset = SCRATCH / f"dataset-{task}-{seed}"
-    # Pixels lie as is faster for small networks on the machines where this has run; the results are the same.
-    options = f"--batch-size 4 --seed {seed} --no-channels-last {SCALES[scale]} {flags}"
+    options = f"--batch-size 4 --seed {seed} {SCALES[scale]} {flags}"
     sys.argv = ["coin_classifier_custom.py", "--data", str(dataset), "--output", str(folder), "--runs", str(folder)]
     sys.argv += options.split()
     if (folder / coin.LAST).exists():

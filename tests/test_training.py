@@ -114,7 +114,7 @@ def test_accumulated_batches_make_the_same_step_as_large_ones(tmp_path):
     [
         ["--graph", "--residual", "--activation", "leaky_relu", "--channels", 4, 4, 4, 4, 4],
         ["--class-weights", "--label-spread", 0, "--augment", "strong", "--clip-grad-norm", 0, "--no-fused"],
-        ["--precision", "bf16", "--no-channels-last", "--augment", "none", "--cache-gb", 0],
+        ["--precision", "bf16", "--augment", "none", "--cache-gb", 0],
     ],
 )
 def test_the_advice_of_the_guide_is_a_setting(dataset, tmp_path, options):
