@@ -1,6 +1,6 @@
 """A run that is killed time and again ends with the same weights and curves as one that was left alone.
 
-KILLS=300 python -m pytest tests/test_interruptions.py        more of it
+KILLS=200 python -m pytest tests/test_interruptions.py        more of it
 """
 
 import os
