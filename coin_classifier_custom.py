@@ -68,7 +68,7 @@ WEIGHT_DECAY = 0.05
 CLIP_GRAD_NORM = 1.0  # 0 leaves gradients as they are
 LABEL_SPREAD = 0.7  # how far a label reaches to its neighbours, as a standard deviation in grades; 0 for hard labels
 AUGMENT = "normal"  # a key of AUGMENTATIONS
-PATIENCE = 0  # stop after so many epochs without a better validation accuracy; 0 never stops early
+PATIENCE = 0  # stop after so many epochs without a lower validation loss; 0 never stops early
 SEED = 0
 CACHE_GB = 2.0  # memory for decoded photos; those beyond it are decoded again in each epoch
 
@@ -217,7 +217,7 @@ class Progress:
     rate_cuts: int = 0  # to a tenth, after an explosion
     bad_steps: int = 0  # without a finite loss and gradient, in a row
     best_epoch: int = 0
-    best_val_acc: float = 0.0
+    best_val_acc: float = 0.0  # of the best epoch, the one with the lowest loss
     best_val_loss: float = math.inf
     temperature: float = 1.0  # of the best epoch
     learning_rate: float = 0.0  # of the last step, in layers of few inputs
@@ -309,7 +309,7 @@ class Trainer:
         """Return whether the last epoch is done, or it has got no better for long enough."""
         args, progress = self.args, self.progress
         if args.patience and progress.epochs - progress.best_epoch >= args.patience:
-            print(f"No better validation accuracy in {args.patience} epochs: stopped early.")
+            print(f"No lower validation loss in {args.patience} epochs: stopped early.")
             return True
         return progress.epochs >= args.num_epochs
 
@@ -509,7 +509,7 @@ class Trainer:
             evaluation = Evaluation(self.classes, paths, labels.numpy(), logits.softmax(dim=1).numpy(), {})
             log.evaluation(progress.epochs, args.num_epochs, evaluation, self.model, self.device)
         log.epoch(progress.epochs, train, val if len(labels) else {})
-        better = not len(labels) or (val["accuracy"], -val["loss"]) > (progress.best_val_acc, -progress.best_val_loss)
+        better = not len(labels) or val["loss"] < progress.best_val_loss  # the accuracy of few photos is chance
         print(
             f"Epoch {progress.epochs:{len(str(args.num_epochs))}}/{args.num_epochs}   "
             f"loss {train['loss']:.3f} (validation {val['loss']:.3f})   "

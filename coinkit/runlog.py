@@ -14,7 +14,7 @@ from coinkit.figures import confusion_chart, photo_grid
 from coinkit.report import Evaluation, caption, mistake_picture
 
 PICTURES = 10  # times in a run; with the sizes below, that makes 20 MB at most
-MAX_PICTURE_SHARE = 0.02  # of the time of a run may go into pictures
+MAX_PICTURE_SHARE = 0.01  # of the time of a run may go into pictures
 MISTAKES = 6  # in a picture
 WIDTH = 1024  # pixels that a picture is at most wide
 
