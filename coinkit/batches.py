@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from coinkit.cli import UserError, usable_cores
 from coinkit.grades import scale_order
-from coinkit.photos import PhotoError, find_photos, map_ahead, open_photo
+from coinkit.photos import PhotoError, find_photos, map_ahead, named_like_photo, open_photo
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, of pixels from 0 to 1
 STD = (0.229, 0.224, 0.225)
@@ -115,7 +115,7 @@ def find_classes(data: Path) -> list[str]:
         raise UserError(f"no dataset in {data}: run python prepare_dataset.py first, or name it with --data.")
     classes = sorted((folder.name for folder in (data / "train").iterdir() if folder.is_dir()), key=scale_order)
     for grade in classes:
-        if not find_photos(data / "train" / grade):
+        if not any(map(named_like_photo, (data / "train" / grade).iterdir())):
             raise UserError(f"{data / 'train' / grade} has no photos: run python prepare_dataset.py again.")
     if len(classes) < 2:
         raise UserError(f"{data} has fewer than 2 grades: add photos of others and run python prepare_dataset.py.")

@@ -37,10 +37,14 @@ class PhotoError(Exception):
     """A photo that cannot be used. The message is the reason, short enough for a table."""
 
 
+def named_like_photo(path: Path) -> bool:
+    """Tell whether a file is named like a photo, and not hidden ("._1.jpg")."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
 def find_photos(folder: Path, recursive: bool = False) -> list[Path]:
-    """Return what is named like a photo in a folder (and below it), sorted, without hidden files ("._1.jpg")."""
-    paths = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    """Return what is named like a photo in a folder (and below it), sorted."""
+    return sorted(filter(named_like_photo, folder.rglob("*") if recursive else folder.iterdir()))
 
 
 def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
