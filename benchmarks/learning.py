@@ -20,9 +20,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 import coin_classifier_custom as coin
@@ -61,10 +63,12 @@ HARD_LABELS, NO_CLIPPING, NO_DECAY = "--label-spread 0", "--clip-grad-norm 0", "
 GUIDE = f"{HARD_LABELS} {NO_CLIPPING} {NO_DECAY} --warmup 0"  # AdamW without decay is Adam
 GUIDE_NETWORK = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, NO_FACE_STANDARDISATION, DEFAULT_WEIGHTS, DEFAULT_BIASES]
 
+FIXED_GUIDE = "guide, with a learning rate for each layer"
+
 # Each row: flags of the training, and what is changed in the module before it runs.
 ROWS = {
     "guide": (GUIDE, [*GUIDE_NETWORK, ONE_LEARNING_RATE]),
-    "guide, with a learning rate for each layer": (GUIDE, GUIDE_NETWORK),
+    FIXED_GUIDE: (GUIDE, GUIDE_NETWORK),
     "ours": ("", []),
     "ours without weight standardisation": ("", [NO_WEIGHT_STANDARDISATION]),
     "ours without group norm and weight standardisation": ("", [PLAIN_CONVOLUTIONS, NO_GROUP_NORM]),
@@ -181,6 +185,9 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     result |= calibrated._asdict() | {"calibration_error_before": before.calibration_error}
     result |= {"best_epoch": best["progress"]["best_epoch"], "val_exact": best["best_val_acc"]}
     result |= {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    log = {name: EventAccumulator(f"{best['progress']['log_dir']}/{name}").Reload() for name in ("train", "val")}
+    result["val_accuracies"] = [point.value for point in log["val"].Scalars("accuracy")]
+    result["photos_per_second"] = median(point.value for point in log["train"].Scalars("photos per second"))
     with RESULTS.open("a") as file:
         file.write(json.dumps(result) + "\n")
     shutil.rmtree(folder)
@@ -193,15 +200,24 @@ def print_table(results: list[dict]) -> None:
         ("27", ("mean_error", "within_three", "exact")),
     ):
         columns += ("kappa", "sheldon_error", "calibration_error_before", "calibration_error")
-        print(f"\n| {task} grades | seeds | {' | '.join(name.replace('_', ' ') for name in columns)} |")
-        print("| --- " * (2 + len(columns)) + "|")
+        titles = [name.replace("_", " ") for name in columns] + ["epochs to the fixed guide's accuracy"]
+        print(f"\n| {task} grades | seeds | {' | '.join(titles)} |")
+        print("| --- " * (2 + len(titles)) + "|")
         for scale, row in product(SCALES, ROWS):
             found = [
                 result for result in results if (result["scale"], result["row"], result["task"]) == (scale, row, task)
             ]
             if found:
                 cells = [spread([result[name] for result in found]) for name in columns]
+                cells.append(spread([epochs_to_fixed_guide(result, results) for result in found]))
                 print(f"| {row} ({scale}) | {len(found)} | {' | '.join(cells)} |")
+
+
+def epochs_to_fixed_guide(result: dict, results: list[dict]) -> float:
+    """Return after how many epochs a run was as right on validation as the fixed guide with its best weights."""
+    fixed = (result["scale"], FIXED_GUIDE, result["task"], result["seed"])
+    wanted = next((other["val_exact"] for other in results if key(other) == fixed), math.inf)
+    return next((epoch for epoch, value in enumerate(result.get("val_accuracies", []), 1) if value >= wanted), math.nan)
 
 
 def spread(values: list[float]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, ImageStat, JpegImagePlugin, UnidentifiedImageError
 
 PHOTO_FOLDER = "6000x3000"  # of the folders in the folder of a grade, the one that is used
 
@@ -27,7 +27,7 @@ MAX_SCANS = 50  # of a progressive JPEG, each of which goes over all its pixels;
 ASPECT_TOLERANCE = 0.05  # a photo further off the wanted shape than this is padded; nearer, stretching does not show
 ASPECT, FAR_OFF = 2, 0.1  # width / height of a coin photo, and the share by which it may be off without a note
 BLANK = 8  # standard deviation of each colour, 0 to 255, below which there is a note; photos of real coins have 20
-DECODE_MARGIN = 2  # the decoder shrinks to no less than this times the wanted size; a better filter does the rest
+DECODE_MARGIN = 1.4  # the decoder shrinks to no less than this times the wanted size; a better filter does the rest
 
 Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a photo is told once, as the reason
@@ -74,7 +74,7 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
                 raise PhotoError(f"a JPEG of more than {MAX_SCANS} scans")
             on_its_side = _orientation(photo) >= 5
             original_size = photo.size[::-1] if on_its_side else photo.size
-            room = (DECODE_MARGIN * width, DECODE_MARGIN * height)
+            room = (round(DECODE_MARGIN * width), round(DECODE_MARGIN * height))
             photo.draft(None, room[::-1] if on_its_side else room)
             photo.load()
             upright = ImageOps.exif_transpose(photo) if _orientation(photo) > 1 else photo
@@ -94,7 +94,7 @@ def oddities(photo: Image.Image, original_size: tuple[int, int]) -> list[str]:
     width, height = original_size
     tests = {
         "not 2:1": abs(width / height / ASPECT - 1) > FAR_OFF,
-        "blank": np.asarray(photo).std(axis=(0, 1)).max() < BLANK,
+        "blank": max(ImageStat.Stat(photo).stddev) < BLANK,
     }
     return [note for note, is_so in tests.items() if is_so]
 
@@ -125,7 +125,7 @@ def _to_rgb(photo: Image.Image) -> Image.Image:
         photo, cut_out = Image.new("RGB", photo.size, "white"), photo.convert("RGBA")
         photo.paste(cut_out, mask=cut_out)
         return photo
-    return photo.convert("RGB")
+    return photo if photo.mode == "RGB" else photo.convert("RGB")
 
 
 def _fit(photo: Image.Image, width: int, height: int) -> Image.Image:
