@@ -61,13 +61,14 @@ DEFAULT_BIASES = (nn.init, "zeros_", lambda *args, **options: None)
 
 HARD_LABELS, NO_CLIPPING, NO_DECAY = "--label-spread 0", "--clip-grad-norm 0", "--weight-decay 0"
 GUIDE = f"{HARD_LABELS} {NO_CLIPPING} {NO_DECAY} --warmup 0"  # AdamW without decay is Adam
-GUIDE_NETWORK = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, NO_FACE_STANDARDISATION, DEFAULT_WEIGHTS, DEFAULT_BIASES]
+GUIDE_NETWORK = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, NO_FACE_STANDARDISATION, DEFAULT_BIASES]
 
-FIXED_GUIDE = "guide, with a learning rate for each layer"
+FIXED_GUIDE = "guide, with He initialisation and a learning rate for each layer"
 
 # Each row: flags of the training, and what is changed in the module before it runs.
 ROWS = {
-    "guide": (GUIDE, [*GUIDE_NETWORK, ONE_LEARNING_RATE]),
+    "guide": (GUIDE, [*GUIDE_NETWORK, DEFAULT_WEIGHTS, ONE_LEARNING_RATE]),
+    "guide, with a learning rate for each layer": (GUIDE, [*GUIDE_NETWORK, DEFAULT_WEIGHTS]),
     FIXED_GUIDE: (GUIDE, GUIDE_NETWORK),
     "ours": ("", []),
     "ours without weight standardisation": ("", [NO_WEIGHT_STANDARDISATION]),
