@@ -72,6 +72,7 @@ def main() -> None:
     architecture = {name: getattr(args, name) for name in ("image_width", "image_height", "width")}
     device, count = find_device(args.device), args.steps * guide.BATCH_SIZE
     dtype = choose_dtype("auto", device)
+    precision = str(dtype).removeprefix("torch.")
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -81,9 +82,7 @@ def main() -> None:
         epochs = {
             "the guide's way": guides_way(images, architecture, device),
             "timm, its defaults": timms_way(images, architecture, device),
-            f"timm, {str(dtype).removeprefix('torch.')}, channels_last": timms_way(
-                images, architecture, device, best_flags=True
-            ),
+            f"timm, {precision}, channels_last": timms_way(images, architecture, device, best_flags=True),
         }
         # In a process of its own, since what our commands do about memory holds for all that a process does
         ours = (dataset, folder, network_options(**architecture), device)
@@ -92,7 +91,7 @@ def main() -> None:
             def ask(function: Callable, *arguments: object) -> Any:
                 return process.submit(function, *arguments).result()
 
-            contenders = {name: lambda work=work: count / seconds(work, device) for name, work in epochs.items()}
+            contenders = {name: lambda epoch=epoch: count / seconds(epoch, device) for name, epoch in epochs.items()}
             contenders |= {
                 "ours, on the device": lambda: count / ask(seconds_of_steps, args.steps),
                 "ours": lambda: count / (prepared.seconds / coin.NUM_EPOCHS + ask(seconds_of_epoch)),
@@ -106,7 +105,7 @@ def main() -> None:
     print_table(f"{args.image_width}x{args.image_height}, photos/s", rates, "ours")
     shares = [work * rate / peak for rate, peak in zip(rates["ours, on the device"], peaks, strict=True)]
     print(f"A photo takes {work / 1e9:.3g} GFLOP, forward and backward. On the device, the step reaches")
-    print(f"{median(shares):.0%} of a matrix product's rate, {median(peaks) / 1e9:.3g} GFLOP/s.")
+    print(f"{median(shares):.0%} of a {precision} matrix product's rate, {median(peaks) / 1e9:.3g} GFLOP/s.")
     share = saving / (saving + EPOCH_PHOTOS / median(rates["ours"]))
     print(f"A save takes {saving:.2f} s: {share:.1%} of the time if each epoch of {EPOCH_PHOTOS} photos is saved.")
 
