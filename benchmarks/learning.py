@@ -28,9 +28,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import coin_classifier_custom as coin
-from coinkit import learning
+from coinkit import batches, learning
 from coinkit.batches import find_split
 from coinkit.checkpoints import load_checkpoint
+from coinkit.cli import keep_freed_memory
 from coinkit.grades import sheldon_number
 from coinkit.metrics import score, uncalibrated
 from coinkit.report import evaluate
@@ -54,6 +55,7 @@ PLAIN_CONVOLUTIONS = (coin, "StandardisedConv2d", lambda *args, bias, **options:
 NO_WEIGHT_STANDARDISATION = (coin, "StandardisedConv2d", nn.Conv2d)
 NO_GROUP_NORM = (nn, "GroupNorm", lambda groups, channels: nn.Identity())
 NO_FACE_STANDARDISATION = (coin, "StandardiseFaces", nn.Identity)
+NO_GREY = (batches, "AUGMENTATIONS", {"normal": batches.AUGMENTATIONS["normal"] | {"grey": 0}})
 ONE_LEARNING_RATE = (learning, "FULL_RATE_INPUTS", math.inf)
 CONSTANT_LEARNING_RATE = (coin, "learning_rate_factor", lambda progress, warmup: 1.0)
 DEFAULT_WEIGHTS = (nn.init, "kaiming_normal_", lambda *args, **options: None)
@@ -61,16 +63,18 @@ DEFAULT_BIASES = (nn.init, "zeros_", lambda *args, **options: None)
 
 HARD_LABELS, NO_CLIPPING, NO_DECAY = "--label-spread 0", "--clip-grad-norm 0", "--weight-decay 0"
 GUIDE = f"{HARD_LABELS} {NO_CLIPPING} {NO_DECAY} --warmup 0"  # AdamW without decay is Adam
-GUIDE_NETWORK = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, NO_FACE_STANDARDISATION, DEFAULT_BIASES]
+GUIDE_CHANGES = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, NO_FACE_STANDARDISATION, DEFAULT_BIASES, NO_GREY]
 
 FIXED_GUIDE = "guide, with He initialisation and a learning rate for each layer"
+MEAN_OF_NETWORKS = "ours, mean of 3 networks"  # trained with other seeds on the same photos
 
 # Each row: flags of the training, and what is changed in the module before it runs.
 ROWS = {
-    "guide": (GUIDE, [*GUIDE_NETWORK, DEFAULT_WEIGHTS, ONE_LEARNING_RATE]),
-    "guide, with a learning rate for each layer": (GUIDE, [*GUIDE_NETWORK, DEFAULT_WEIGHTS]),
-    FIXED_GUIDE: (GUIDE, GUIDE_NETWORK),
+    "guide": (GUIDE, [*GUIDE_CHANGES, DEFAULT_WEIGHTS, ONE_LEARNING_RATE]),
+    "guide, with a learning rate for each layer": (GUIDE, [*GUIDE_CHANGES, DEFAULT_WEIGHTS]),
+    FIXED_GUIDE: (GUIDE, GUIDE_CHANGES),
     "ours": ("", []),
+    MEAN_OF_NETWORKS: ("", []),
     "ours without weight standardisation": ("", [NO_WEIGHT_STANDARDISATION]),
     "ours without group norm and weight standardisation": ("", [PLAIN_CONVOLUTIONS, NO_GROUP_NORM]),
     "ours without standardised faces": ("", [NO_FACE_STANDARDISATION]),
@@ -78,6 +82,7 @@ ROWS = {
     "ours without warm-up and annealing": ("", [CONSTANT_LEARNING_RATE]),
     "ours without soft labels": (HARD_LABELS, []),
     "ours without augmentation": ("--augment none", []),
+    "ours without grey photos": ("", [NO_GREY]),
     "ours without clipping": (NO_CLIPPING, []),
     "ours without weight decay": (NO_DECAY, []),
     "ours without dropout": ("--dropout 0", []),
@@ -167,21 +172,18 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     flags, replacements = ROWS[row]
     for module, name, replacement in replacements:
         setattr(module, name, replacement)
-    folder = run_folder(scale, row, task, seed)
-    dataset = SCRATCH / f"dataset-{task}-{seed}"
-    options = f"--batch-size 4 --seed {seed} {SCALES[scale]} {flags}"
-    sys.argv = ["coin_classifier_custom.py", "--data", str(dataset), "--output", str(folder), "--runs", str(folder)]
-    sys.argv += options.split()
-    if (folder / coin.LAST).exists():
-        sys.argv.append("--resume")
-
-    if coin.main():
-        sys.exit("stopped")
-    best = load_checkpoint(folder / coin.BEST)
-    model, classes = coin.build_model(best, folder / coin.BEST), best["classes"]
-    evaluation = evaluate(model, best, find_split(dataset / "test", classes), torch.device("cpu"))
-    raw = uncalibrated(evaluation.probabilities, best["temperature"])
-    calibrated, before = (score(values, evaluation.labels, classes) for values in (evaluation.probabilities, raw))
+    folder, dataset = run_folder(scale, row, task, seed), SCRATCH / f"dataset-{task}-{seed}"
+    keep_freed_memory()
+    probabilities, uncalibrated_probabilities = [], []
+    for number in range(3 if row == MEAN_OF_NETWORKS else 1):
+        model, best = train(dataset, folder / str(number), f"--seed {seed + 100 * number} {SCALES[scale]} {flags}")
+        evaluation = evaluate(model, best, find_split(dataset / "test", best["classes"]), torch.device("cpu"))
+        probabilities.append(evaluation.probabilities)
+        uncalibrated_probabilities.append(uncalibrated(evaluation.probabilities, best["temperature"]))
+    calibrated, before = (
+        score(np.mean(values, axis=0), evaluation.labels, best["classes"])
+        for values in (probabilities, uncalibrated_probabilities)
+    )
     result = {"scale": scale, "row": row, "task": task, "seed": seed}
     result |= calibrated._asdict() | {"calibration_error_before": before.calibration_error}
     result |= {"best_epoch": best["progress"]["best_epoch"], "val_exact": best["best_val_acc"]}
@@ -192,6 +194,18 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     with RESULTS.open("a") as file:
         file.write(json.dumps(result) + "\n")
     shutil.rmtree(folder)
+
+
+def train(dataset: Path, folder: Path, options: str) -> tuple[nn.Module, dict]:
+    """Train a network, or go on with it, and return it as its best checkpoint has it."""
+    sys.argv = ["coin_classifier_custom.py", "--data", str(dataset), "--output", str(folder), "--runs", str(folder)]
+    sys.argv += f"--batch-size 4 {options}".split()
+    if (folder / coin.LAST).exists():
+        sys.argv.append("--resume")
+    if coin.main():
+        sys.exit("stopped")
+    best = load_checkpoint(folder / coin.BEST)
+    return coin.build_model(best, folder / coin.BEST), best
 
 
 def print_table(results: list[dict]) -> None:

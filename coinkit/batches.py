@@ -25,11 +25,12 @@ MEAN = (0.485, 0.456, 0.406)  # ImageNet's, of pixels from 0 to 1
 STD = (0.229, 0.224, 0.225)
 BATCH_SIZE = 8  # of photos to be graded
 
-# The largest rotation (degrees), shift (share of a face), zoom and change of light and colour (shares)
+# The largest rotation (degrees), shift (share of a face), zoom and change of light and colour (shares); and how many
+# photos lose their colour (share), so that wear counts by itself
 AUGMENTATIONS = {
     "none": None,
-    "normal": {"rotation": 8, "shift": 0.03, "zoom": 0.06, "colour": 0.15},
-    "strong": {"rotation": 15, "shift": 0.05, "zoom": 0.1, "colour": 0.3},
+    "normal": {"rotation": 8, "shift": 0.03, "zoom": 0.06, "colour": 0.15, "grey": 0.5},
+    "strong": {"rotation": 15, "shift": 0.05, "zoom": 0.1, "colour": 0.3, "grey": 0.5},
 }
 
 
@@ -224,7 +225,7 @@ def seed_of(*numbers: int) -> int:
 
 
 def augment(photos: Tensor, strength: str) -> Tensor:
-    """Show the same coins as another photographer might have: turned, shifted, nearer, in other light.
+    """Show the same coins as another photographer might have: turned, shifted, nearer, in other light, without colour.
 
     Each face, one half of the width, moves on its own; light and colour change alike for both.
 
@@ -251,6 +252,7 @@ def augment(photos: Tensor, strength: str) -> Tensor:
         shift=uniform(2 * count, 2) * limits["shift"],
     )
     brightness, contrast, saturation = 1 + uniform(3, count, 1, 1, 1) * limits["colour"]
+    saturation[torch.rand(count) < limits["grey"]] = 0
     photos = photos * brightness
     grey = photos.mean(dim=1, keepdim=True)
     photos = grey + (photos - grey) * saturation

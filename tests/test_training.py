@@ -8,6 +8,8 @@ import torch
 from conftest import ROOT, SMALL, assert_fails, make_dataset, run_script, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from coinkit.batches import augment
+
 BEST, LAST = "coin_classifier_custom_best.pth", "coin_classifier_custom_last.pth"
 
 
@@ -51,6 +53,15 @@ def test_tensorboard_shows_settings_and_pictures(trained):
     epochs = [image.step for image in val_events.Images("confusion matrix")]
     assert epochs[-1] == 30 and len(epochs) <= 10
     assert sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) < 5e6
+
+
+def test_half_of_the_training_photos_lose_their_colour():
+    photos = torch.zeros(200, 3, 8, 16, dtype=torch.uint8)
+    photos[:, 0] = 200
+    torch.manual_seed(0)
+    augmented = augment(photos, "normal")
+    colourful = augmented.amax(dim=1) - augmented.amin(dim=1) > 0.3
+    assert 70 < colourful.all(dim=(1, 2)).sum() == colourful.any(dim=(1, 2)).sum() < 130
 
 
 def test_the_checkpoint_holds_what_the_guide_promises(trained):
