@@ -17,7 +17,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, redirect_stderr
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -50,6 +50,7 @@ from coinkit.layers import Residual, StandardisedConv2d, StandardiseFaces
 from coinkit.learning import balanced_weights, fit_temperature, learning_rate_factor, make_optimizer, soft_labels
 from coinkit.metrics import score, uncalibrated
 from coinkit.photos import MAX_PIXELS
+from coinkit.progress import Progress
 from coinkit.report import Evaluation, check_report, evaluate, write_report
 from coinkit.resnet import make_resnet50, pretrained_resnet50
 from coinkit.runlog import RunLog
@@ -206,33 +207,6 @@ ARCHITECTURE = {name: tuple(inspect.signature(make).parameters)[1:] for name, (m
 # ---------------------------------------------------------------- training
 
 
-@dataclass
-class Progress:
-    """How far a run has come: plain values that go into its checkpoints."""
-
-    log_dir: str
-    steps: int = 0  # taken, over all epochs
-    epochs: int = 0  # finished and validated
-    halvings: int = 0  # of --batch-size, to fit into memory
-    rate_cuts: int = 0  # to a tenth, after an explosion
-    bad_steps: int = 0  # without a finite loss and gradient, in a row
-    best_epoch: int = 0
-    best_val_acc: float = 0.0  # of the best epoch, the one with the lowest loss
-    best_val_loss: float = math.inf
-    temperature: float = 1.0  # of the best epoch
-    learning_rate: float = 0.0  # of the last step, in layers of few inputs
-    # Of the epoch at hand, so that it can be stopped in the middle:
-    seen: int = 0  # photos
-    loss_sum: float = 0.0
-    correct: int = 0
-    gradient_sum: float = 0.0  # of the norms before clipping
-    seconds: float = 0.0
-
-    def begin_epoch(self) -> None:
-        """Forget the epoch at hand."""
-        self.seen, self.loss_sum, self.correct, self.gradient_sum, self.seconds = 0, 0.0, 0, 0.0, 0.0
-
-
 class Stopped(Exception):
     """The run was asked to stop and has saved where it is."""
 
@@ -295,7 +269,7 @@ class Trainer:
                             self.end_epoch(log, read, logits)
                         self.progress = processes.from_first(self.progress)
                     if log:
-                        best = {"best accuracy": self.progress.best_val_acc, "best loss": self.progress.best_val_loss}
+                        best = {"best accuracy": self.progress.best_val_acc, "lowest loss": self.progress.lowest_loss}
                         log.result(self.config, best)
                 except Exploded:
                     self.go_back()
@@ -308,7 +282,7 @@ class Trainer:
     def finished(self) -> bool:
         """Return whether the last epoch is done, or it has got no better for long enough."""
         args, progress = self.args, self.progress
-        if args.patience and progress.epochs - progress.best_epoch >= args.patience:
+        if args.patience and progress.epochs - progress.lowest_epoch >= args.patience:
             print(f"No lower validation loss in {args.patience} epochs: stopped early.")
             return True
         return progress.epochs >= args.num_epochs
@@ -484,7 +458,7 @@ class Trainer:
         return torch.cat(read)[order], torch.cat(logits)[order]
 
     def end_epoch(self, log: RunLog, read: Tensor, logits: Tensor) -> None:
-        """Log an epoch and, if it is the best one, save it; without validation photos, the latest is the best.
+        """Log an epoch and, if it is the best one, save it.
 
         Args:
             log: where to.
@@ -499,31 +473,29 @@ class Trainer:
             "gradient norm": progress.gradient_sum / progress.seen,
             "photos per second": progress.seen / progress.seconds,
         }
-        val = {"loss": math.nan, "accuracy": math.nan}
-        progress.epochs += 1
-        progress.begin_epoch()
+        losses = F.cross_entropy(logits, self.targets.cpu()[labels], reduction="none")
+        correct = (logits.argmax(1) == labels).float()
+        val = {"loss": losses.mean().item(), "accuracy": correct.mean().item()}  # without photos, not a number
+        best = progress.end_epoch(losses)
         if len(labels):
-            val["loss"] = F.cross_entropy(logits, self.targets.cpu()[labels]).item()
-            val["accuracy"] = (logits.argmax(1) == labels).float().mean().item()
             paths = [self.val.paths[index] for index in read.tolist()]
             evaluation = Evaluation(self.classes, paths, labels.numpy(), logits.softmax(dim=1).numpy(), {})
             log.evaluation(progress.epochs, args.num_epochs, evaluation, self.model, self.device)
         log.epoch(progress.epochs, train, val if len(labels) else {})
-        better = not len(labels) or val["loss"] < progress.best_val_loss  # the accuracy of few photos is chance
         print(
             f"Epoch {progress.epochs:{len(str(args.num_epochs))}}/{args.num_epochs}   "
             f"loss {train['loss']:.3f} (validation {val['loss']:.3f})   "
             f"accuracy {train['accuracy']:.3f} (validation {val['accuracy']:.3f})   "
             f"rate {train['learning rate']:.1e}   {train['photos per second']:.1f} photos/s"
-            f"{'   best' if better else ''}",
+            f"{'   best' if best else ''}",
             flush=True,
         )
-        if better:
+        if best:
             if not progress.best_epoch:
                 set_aside(args.output / BEST)
             progress.best_epoch = progress.epochs
             if len(labels):
-                progress.best_val_acc, progress.best_val_loss = val["accuracy"], val["loss"]
+                progress.best_val_acc = val["accuracy"]
                 progress.temperature = fit_temperature(logits, labels)
             self.save()
             with written_whole(args.output / BEST) as partial:

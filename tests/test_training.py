@@ -9,6 +9,7 @@ from conftest import ROOT, SMALL, assert_fails, make_dataset, run_script, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from coinkit.batches import augment
+from coinkit.progress import Progress
 
 BEST, LAST = "coin_classifier_custom_best.pth", "coin_classifier_custom_last.pth"
 
@@ -35,7 +36,7 @@ def test_it_learns_and_tells(trained):
     points = curves(trained)
     both = {("train", "loss"), ("train", "accuracy"), ("val", "loss"), ("val", "accuracy")}
     by_grade = {("val", f"accuracy by grade/{grade}") for grade in ("g06", "vf30", "ms65")}
-    result = {("val", "best accuracy"), ("val", "best loss")}
+    result = {("val", "best accuracy"), ("val", "lowest loss")}
     assert set(points) == both | by_grade | result | {("train", "learning rate"), ("train", "gradient norm")}
     assert all([epoch for epoch, _ in points[name]] == list(range(1, 31)) for name in set(points) - result)
 
@@ -53,6 +54,15 @@ def test_tensorboard_shows_settings_and_pictures(trained):
     epochs = [image.step for image in val_events.Images("confusion matrix")]
     assert epochs[-1] == 30 and len(epochs) <= 10
     assert sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) < 5e6
+
+
+def test_the_best_epoch_is_the_latest_that_validation_cannot_tell_from_the_lowest_loss():
+    few, many = torch.tensor([-0.1, 0.1]).repeat(8), torch.tensor([-0.1, 0.1]).repeat(800)  # two errors: 0.05, 0.005
+    for noise, expected in ((few, [True, True, True, False, True]), (many, [True, True, False, False, False])):
+        progress = Progress("runs")
+        assert [progress.end_epoch(noise + loss) for loss in (1.2, 1.0, 1.04, 1.06, 1.04)] == expected
+        assert progress.lowest_epoch == 2
+    assert Progress("runs").end_epoch(torch.empty(0))  # without validation photos
 
 
 def test_half_of_the_training_photos_lose_their_colour():

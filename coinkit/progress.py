@@ -1,0 +1,57 @@
+"""How far a training has come, and which of its epochs is the best."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class Progress:
+    """How far a run has come: plain values that go into its checkpoints."""
+
+    log_dir: str
+    steps: int = 0  # taken, over all epochs
+    epochs: int = 0  # finished and validated
+    halvings: int = 0  # of --batch-size, to fit into memory
+    rate_cuts: int = 0  # to a tenth, after an explosion
+    bad_steps: int = 0  # without a finite loss and gradient, in a row
+    lowest_loss: float = math.inf  # of validation
+    lowest_epoch: int = 0
+    loss_margin: float = 0.0  # two standard errors of the lowest loss
+    best_epoch: int = 0
+    best_val_acc: float = 0.0  # of the best epoch
+    temperature: float = 1.0  # of the best epoch
+    learning_rate: float = 0.0  # of the last step, in layers of few inputs
+    # Of the epoch at hand, so that it can be stopped in the middle:
+    seen: int = 0  # photos
+    loss_sum: float = 0.0
+    correct: int = 0
+    gradient_sum: float = 0.0  # of the norms before clipping
+    seconds: float = 0.0
+
+    def begin_epoch(self) -> None:
+        """Forget the epoch at hand."""
+        self.seen, self.loss_sum, self.correct, self.gradient_sum, self.seconds = 0, 0.0, 0, 0.0, 0.0
+
+    def end_epoch(self, losses: Tensor) -> bool:
+        """Count the epoch at hand, and return whether it is the best so far.
+
+        The best is the latest whose loss is not above the lowest by more than two standard errors (after Breiman et al.
+        1984, "Classification and Regression Trees", whose rule has one). So few photos cannot tell such epochs apart,
+        and as the learning rate falls, the latest is likely to be the best on other photos. Without validation photos
+        it is the latest of all.
+
+        Args:
+            losses: (N,), of the validation photos.
+        """
+        self.epochs += 1
+        self.begin_epoch()
+        if not len(losses):
+            self.lowest_epoch = self.epochs
+            return True
+        loss = losses.mean().item()
+        if loss < self.lowest_loss:
+            self.lowest_loss, self.lowest_epoch = loss, self.epochs
+            self.loss_margin = 2 * losses.std(correction=0).item() / math.sqrt(len(losses))
+        return loss <= self.lowest_loss + self.loss_margin
