@@ -75,6 +75,8 @@ HARD_LABELS, NO_CLIPPING, NO_DECAY = "--label-spread 0", "--clip-grad-norm 0", "
 GUIDE = f"{HARD_LABELS} {NO_CLIPPING} {NO_DECAY} --warmup 0"  # AdamW without decay is Adam
 GUIDE_CHANGES = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, NO_FACE_STANDARDISATION, DEFAULT_BIASES, NO_GREY]
 
+LONG = "--augment strong --num-epochs 150 --batch-size 16 --learning-rate 0.002"
+
 FIXED_GUIDE = "guide, with He initialisation and a learning rate for each layer"
 MEAN_OF_NETWORKS = "ours, mean of 3 networks"  # trained with other seeds on the same photos
 
@@ -84,6 +86,7 @@ ROWS = {
     "guide, with a learning rate for each layer": (GUIDE, [*GUIDE_CHANGES, DEFAULT_WEIGHTS]),
     FIXED_GUIDE: (GUIDE, GUIDE_CHANGES),
     "ours": ("", []),
+    "ours, long": (LONG, []),
     MEAN_OF_NETWORKS: ("", []),
     "ours without weight standardisation": ("", [NO_WEIGHT_STANDARDISATION]),
     "ours without group norm and weight standardisation": ("", [PLAIN_CONVOLUTIONS, NO_GROUP_NORM]),

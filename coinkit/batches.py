@@ -25,12 +25,13 @@ MEAN = (0.485, 0.456, 0.406)  # ImageNet's, of pixels from 0 to 1
 STD = (0.229, 0.224, 0.225)
 BATCH_SIZE = 8  # of photos to be graded
 
-# The largest rotation (degrees), shift (share of a face), zoom and change of light and colour (shares); and how many
-# photos lose their colour (share), so that wear counts by itself
+# The largest rotation (degrees), shift (share of a face), zoom (share), change of gamma (as a logarithm), fall of light
+# to one side of a face (share), and change of brightness, contrast and saturation (share); and how many photos lose
+# their colour (share), so that wear counts by itself. What is strong takes long to learn from, and then is better.
 AUGMENTATIONS = {
     "none": None,
     "normal": {"rotation": 8, "shift": 0.03, "zoom": 0.06, "colour": 0.15, "grey": 0.5},
-    "strong": {"rotation": 15, "shift": 0.05, "zoom": 0.1, "colour": 0.3, "grey": 0.5},
+    "strong": {"rotation": 20, "shift": 0.04, "zoom": 0.1, "gamma": 0.4, "light": 0.3, "colour": 0.3, "grey": 0.5},
 }
 
 
@@ -227,7 +228,7 @@ def seed_of(*numbers: int) -> int:
 def augment(photos: Tensor, strength: str) -> Tensor:
     """Show the same coins as another photographer might have: turned, shifted, nearer, in other light, without colour.
 
-    Each face, one half of the width, moves on its own; light and colour change alike for both.
+    Each face, one half of the width, moves on its own, and has its own light if that changes; colour is that of both.
 
     Args:
         photos: (N, 3, H, W), uint8.
@@ -251,6 +252,9 @@ def augment(photos: Tensor, strength: str) -> Tensor:
         zoom=1 + uniform(2 * count) * limits["zoom"],
         shift=uniform(2 * count, 2) * limits["shift"],
     )
+    if "light" in limits:
+        gamma = torch.exp(uniform(2 * count) * limits["gamma"])
+        photos = light_faces(photos, gamma, slope=uniform(2 * count, 2) * limits["light"])
     brightness, contrast, saturation = 1 + uniform(3, count, 1, 1, 1) * limits["colour"]
     saturation[torch.rand(count) < limits["grey"]] = 0
     photos = photos * brightness
@@ -281,3 +285,21 @@ def move_faces(photos: Tensor, angle: Tensor, zoom: Tensor, shift: Tensor) -> Te
     grid = F.affine_grid(rows.view(-1, 2, 3), list(faces.shape), align_corners=False)
     faces = F.grid_sample(faces, grid, padding_mode="border", align_corners=False)
     return faces.unflatten(0, (count, 2)).permute(0, 2, 3, 1, 4).flatten(3)
+
+
+def light_faces(photos: Tensor, gamma: Tensor, slope: Tensor) -> Tensor:
+    """Light each face of photos, one half of the width, on its own: brighter or darker, and more from one side.
+
+    Args:
+        photos: (N, 3, H, W), float, 0 to 1.
+        gamma: (2N,), the power that brightness is raised to; above 1, middle tones become darker.
+        slope: (2N, 2), by which share the light grows from the middle to the right edge of a face, and to the lower.
+
+    Returns:
+        (N, 3, H, W), from 0; where the light is strong, above 1.
+    """
+    faces = photos.unflatten(3, (2, -1))
+    gamma, to_right, downwards = (values.view(-1, 1, 1, 2, 1) for values in (gamma, *slope.unbind(1)))
+    x = torch.linspace(-1, 1, faces.shape[4], device=photos.device)
+    y = torch.linspace(-1, 1, faces.shape[2], device=photos.device).view(-1, 1, 1)
+    return (faces**gamma * (1 + to_right * x + downwards * y)).flatten(3)
