@@ -276,16 +276,16 @@ class Trainer:
                 except Stopped:
                     self.save()
                     raise
+        if processes.FIRST and self.progress.epochs < self.args.num_epochs:
+            print(f"No lower validation loss since epoch {self.progress.lowest_epoch}: stopped early.")
         if asdict(self.progress) != self.saved_progress:
             self.save()
 
     def finished(self) -> bool:
         """Return whether the last epoch is done, or it has got no better for long enough."""
         args, progress = self.args, self.progress
-        if args.patience and progress.epochs - progress.lowest_epoch >= args.patience:
-            print(f"No lower validation loss in {args.patience} epochs: stopped early.")
-            return True
-        return progress.epochs >= args.num_epochs
+        no_better = progress.epochs - progress.lowest_epoch
+        return progress.epochs >= args.num_epochs or (args.patience > 0 and no_better >= args.patience)
 
     def train_epoch(self) -> None:
         """Go through an epoch, from the photo that the run is at."""
@@ -737,13 +737,12 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--fused", action=on_or_off, default=True, help="take a step over all weights in one operation")
     add("--cache-gb", type=float, default=CACHE_GB, help="memory for decoded photos")
 
-    args, checkpoint, options = parser.parse_args(), None, []
+    args, checkpoint = parser.parse_args(), None
+    options = as_options(PRESETS[args.preset]) if args.preset else []
     if args.resume:
         checkpoint = load_checkpoint(args.output / LAST, NEEDED_TO_RESUME, mmap=False)
         build_model(checkpoint, args.output / LAST)  # before its options are used to make a network of any size
         options += as_options(checkpoint["config"] | checkpoint["architecture"] | {"output": args.output})
-    if args.preset:
-        options += as_options(PRESETS[args.preset])
     args = parser.parse_args(options + sys.argv[1:])
     args.channels, args.fc_features = list(args.channels), list(args.fc_features)
 

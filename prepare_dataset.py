@@ -169,6 +169,7 @@ def read_and_split(photos: list[Photo], previous: list[Photo], output: Path, arg
     assign_splits(photos, [] if args.reshuffle else previous, args.ratios, args.seed)
     if len({photo.grade for photo in photos if photo.split}) < 2:
         report_left_out(photos)
+        report_misplaced(args.source)
         raise UserError(f"fewer than 2 grades have usable photos. {expected_tree(args.source)}")
 
 

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,12 @@ def test_the_checkpoint_holds_what_the_guide_promises(trained):
     assert checkpoint["config"]["learning_rate"] == 0.005
 
 
+def test_a_run_is_resumed_with_its_own_options_not_those_of_a_preset(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "copy")
+    result = run_script("coin_classifier_custom.py", "--resume", "--preset", "demo", cwd=tmp_path / "copy")
+    assert "This run has finished its 30 epochs" in result.stdout, result.stderr
+
+
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     for folder in (straight, stopped):
@@ -154,7 +161,7 @@ def test_the_advice_of_the_guide_is_a_setting(dataset, tmp_path, options):
 
 def test_it_stops_early_when_asked(dataset, tmp_path):
     result = train(tmp_path, "--num-epochs", 50, "--learning-rate", 1e-9, "--patience", 2)
-    assert "stopped early" in result.stdout
+    assert result.stdout.count("stopped early") == 1
     assert load(tmp_path)["progress"]["epochs"] < 50
 
 
