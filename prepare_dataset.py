@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import IO
@@ -70,6 +70,7 @@ CERTIFICATE = re.compile(r"(?<!\d)(?!(?:19|20)\d\d[01]\d[0-3]\d(?!\d))(?:\d{7}-\
 ENOUGH = {20: "too few", 50: "usable", 100: "good", float("inf"): "excellent"}  # under this many photos in a grade
 MAX_IMBALANCE = 3
 SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # what systems put into folders
+GONE = "no longer there"  # the reason of a photo that was in the dataset
 MAX_LISTED = 20  # photos named on screen; the manifest names them all
 
 EXPECTED = """The photos should lie like this:
@@ -90,8 +91,8 @@ class Photo:
 
     source: str
     grade: str
-    split: str = ""  # empty if it was left out
-    output: str = ""  # its place below the dataset's folder
+    split: str = ""  # kept when it is left out, so that it goes back there should it come back
+    output: str = ""  # its place below the dataset's folder; empty if it was left out
     width: int = 0  # of the source, upright, in pixels; 0 if it could not be read
     height: int = 0
     digest: str = ""  # SHA-256 of the source file
@@ -120,7 +121,6 @@ def main() -> None:
     report_grades(photos)
     report_left_out(photos)
     report_odd(photos)
-    report_misplaced(args.source)
     if args.dry_run:
         print("\nA dry run: nothing was written.")
     else:
@@ -163,13 +163,13 @@ def read_and_split(photos: list[Photo], previous: list[Photo], output: Path, arg
         UserError: fewer than 2 grades are left.
     """
     read_photos(photos, previous, output, args)
+    photos += [] if args.reshuffle else find_gone(photos, previous)
     leave_out_same_pictures(photos)
     find_groups(photos)
     leave_out_small_grades(photos, args.min_per_grade)
     assign_splits(photos, [] if args.reshuffle else previous, args.ratios, args.seed)
-    if len({photo.grade for photo in photos if photo.split}) < 2:
+    if len({photo.grade for photo in usable(photos)}) < 2:
         report_left_out(photos)
-        report_misplaced(args.source)
         raise UserError(f"fewer than 2 grades have usable photos. {expected_tree(args.source)}")
 
 
@@ -200,16 +200,23 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def find_sources(args: argparse.Namespace) -> list[Photo]:
-    """Return a row for every photo in <source>/<grade>/6000x3000/, sorted by path."""
+    """Return a row for every photo in <source>/<grade>/6000x3000/, sorted by path, and tell where there are others."""
     if not args.source.is_dir():
         raise UserError(f"no folder {args.source}. {expected_tree(args.source)}")
     photos = []
     preparation = args.full_size or f"{args.size[0]}x{args.size[1]} JPEG {JPEG_QUALITY}"
-    for folder in sorted(args.source.glob(f"*/{PHOTO_FOLDER}")):
-        grade = class_name(folder.parent.name, args.keep_variants)
-        if not grade or grade.startswith("."):
-            continue  # a hidden folder, or one that would not stay inside the dataset
-        for path in find_photos(folder):
+    below = [folder for pattern in ("*/", "*/*/", "*/*/*/") for folder in args.source.glob(pattern)]
+    for folder in sorted([args.source, *below]):
+        names = folder.relative_to(args.source).parts
+        if any(name.startswith(".") for name in names):
+            continue
+        found = find_photos(folder)
+        is_used = len(names) == 2 and names[1].lower() == PHOTO_FOLDER
+        grade = class_name(names[0], args.keep_variants) if is_used else ""
+        if found and not grade:
+            print(f"Photos not used, since not in <grade>/{PHOTO_FOLDER}/: {len(found)} in {folder}")
+            continue
+        for path in found:
             photo = Photo(path.as_posix(), grade, preparation=preparation)
             try:
                 status = path.stat()
@@ -218,7 +225,6 @@ def find_sources(args: argparse.Namespace) -> list[Photo]:
                 pass  # a broken link, say: reading it will give the reason
             photos.append(photo)
     if not photos:
-        report_misplaced(args.source)
         raise UserError(f"no photo found in {args.source}/<grade>/{PHOTO_FOLDER}/. {expected_tree(args.source)}")
     return photos
 
@@ -316,7 +322,7 @@ def read_photo(job: tuple) -> tuple[int, Photo]:
 
 def bytes_needed(photos: list[Photo], previous: list[Photo], args: argparse.Namespace) -> int:
     """Return about how many bytes the dataset takes beside the previous one, with which it shares unchanged photos."""
-    known = {photo.source: photo for photo in previous}
+    known = {photo.source: photo for photo in previous if photo.output}
     new = [photo for photo in photos if photo.source not in known or not unchanged(photo, known[photo.source])]
     if args.full_size == "copy":
         pictures = sum(photo.file_bytes for photo in new)
@@ -331,6 +337,16 @@ def unchanged(photo: Photo, old: Photo) -> bool:
 
 
 # ---------------------------------------------------------------- what is left out, and which photos belong together
+
+
+def find_gone(photos: list[Photo], previous: list[Photo]) -> list[Photo]:
+    """Return a row, with its reason, for each photo that had a split and is no longer there, under whatever name."""
+    sources, digests = ({getattr(photo, name) for photo in photos} for name in ("source", "digest"))
+    return [
+        replace(old, output="", reason=GONE)
+        for old in previous
+        if old.split and old.source not in sources and old.digest not in digests
+    ]
 
 
 def usable(photos: list[Photo]) -> list[Photo]:
@@ -420,8 +436,10 @@ def assign_splits(photos: list[Photo], previous: list[Photo], ratios: list[float
     """Give each usable photo a split: the one it had, the one of its coin, or else by the ratios within its grade."""
     split_of_source = {old.source: old.split for old in previous}
     split_of_digest = {old.digest: old.split for old in previous if old.split}
+    for photo in photos:
+        photo.split = split_of_source.get(photo.source, "")
     for photo in usable(photos):
-        photo.split = split_of_digest.get(photo.digest) or split_of_source.get(photo.source, "")
+        photo.split = split_of_digest.get(photo.digest) or photo.split
 
     coins = defaultdict(list)
     for photo in usable(photos):
@@ -490,12 +508,12 @@ def check_output(output: Path, source: Path) -> list[Photo]:
 
 
 def name_outputs(photos: list[Photo]) -> None:
-    """Give each photo with a split its place in the dataset; one that has a name there keeps it."""
-    taken = {(photo.grade, Path(photo.output).stem.lower()) for photo in photos if photo.split and photo.output}
+    """Give each usable photo its place in the dataset; one that has a name there keeps it."""
     for photo in photos:
-        if not photo.split:
+        if photo.reason:
             photo.output = ""
-            continue
+    taken = {(photo.grade, Path(photo.output).stem.lower()) for photo in photos if photo.output}
+    for photo in usable(photos):
         suffix = Path(photo.source).suffix.lower() if photo.preparation in ("link", "copy") else ".jpg"
         name = Path(photo.output).stem
         if not name:
@@ -511,14 +529,13 @@ def name_outputs(photos: list[Photo]) -> None:
 def lay_out(photos: list[Photo], staging: Path, previous: list[Photo], output: Path, partial: Path) -> None:
     """Make the dataset in `partial`, of the photos that wait in `staging` and of those of the previous dataset."""
     output_before = {photo.source: photo.output for photo in previous}
-    for photo in photos:
-        if photo.split:
-            staged, target = staging / staged_name(photo), partial / photo.output
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if staged.exists():
-                os.replace(staged, target)
-            else:
-                link_or_copy(output / output_before[photo.source], target)
+    for photo in usable(photos):
+        staged, target = staging / staged_name(photo), partial / photo.output
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if staged.exists():
+            os.replace(staged, target)
+        else:
+            link_or_copy(output / output_before[photo.source], target)
     write_manifest(partial, photos)
 
 
@@ -570,7 +587,8 @@ def expected_tree(source: Path) -> str:
 
 def report_grades(photos: list[Photo]) -> None:
     """Print how many photos each grade has in each split, and whether that is enough."""
-    counts = Counter((photo.grade, photo.split) for photo in photos if photo.split)
+    placed = usable(photos)
+    counts = Counter((photo.grade, photo.split) for photo in placed)
     grades = sorted({grade for grade, _ in counts}, key=scale_order)
     totals = {grade: sum(counts[grade, split] for split in SPLITS) for grade in grades}
     width = max(map(len, [*grades, "grade"]))
@@ -594,7 +612,6 @@ def report_grades(photos: list[Photo]) -> None:
     if imbalance > MAX_IMBALANCE:
         print(f"Warning: above {MAX_IMBALANCE}:1 the model leans towards large grades; train with --class-weights.")
     grade_of = {}
-    placed = [photo for photo in photos if photo.split]
     mixed = {photo.group for photo in placed if grade_of.setdefault(photo.group, photo.grade) != photo.grade}
     doubtful = [photo.source for photo in photos if photo.group in mixed]
     if doubtful:
@@ -603,24 +620,18 @@ def report_grades(photos: list[Photo]) -> None:
 
 def report_left_out(photos: list[Photo]) -> None:
     """Print which photos were left out, and why."""
-    left_out = [photo for photo in photos if photo.reason]
+    left_out = [f"{photo.source}: {photo.reason}" for photo in photos if photo.reason not in ("", GONE)]
     if left_out:
-        print_photos("left out:", [f"{photo.source}: {photo.reason}" for photo in left_out])
+        print_photos("left out:", left_out)
+    if gone := sum(photo.reason == GONE for photo in photos):
+        print(f"\n{gone} photos of the dataset are no longer there; any that comes back goes to the split it was in.")
 
 
 def report_odd(photos: list[Photo]) -> None:
     """Print which photos are used though they are unlike that of a coin."""
-    odd = [f"{photo.source}: {photo.note}" for photo in photos if photo.split and photo.note]
+    odd = [f"{photo.source}: {photo.note}" for photo in usable(photos) if photo.note]
     if odd:
         print_photos("used, but unlike that of a coin, obverse and reverse side by side:", odd)
-
-
-def report_misplaced(source: Path) -> None:
-    """Print in which folders of grades there are photos that do not lie in the folder that is used."""
-    for folder in sorted(path for path in source.iterdir() if path.is_dir()):
-        if found := len(find_photos(folder)):
-            lie = "photo lies" if found == 1 else "photos lie"
-            print(f"\n{found} {lie} in {folder} itself and not in its {PHOTO_FOLDER}/, so they are not used.")
 
 
 def print_photos(what: str, lines: list[str]) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from conftest import ROOT, add_photo, draw_photo, run_script
@@ -111,6 +112,41 @@ def test_a_growing_collection_keeps_its_splits(images, tmp_path):
         "train": 28, "val": 4, "test": 8,
     }  # fmt: skip
     assert old.stat().st_mtime_ns == age, "an unchanged photo was prepared again"
+
+
+def test_photos_that_go_and_come_back_keep_their_splits(images, tmp_path):
+    before = prepare(tmp_path)
+    kept_elsewhere = shutil.move(images / "vf30", tmp_path / "vf30")
+    for seed in range(4):
+        add_photo(images, "g04", f"{seed}.jpg", 500 + seed)
+    result = run_script("prepare_dataset.py", cwd=tmp_path)
+    assert "12 photos of the dataset are no longer there" in result.stdout
+    rows = manifest(tmp_path)
+    assert {row["reason"] for source, row in rows.items() if source.startswith("vf30")} == {"no longer there"}
+    assert not list(tmp_path.glob("coin_dataset/*/vf30"))
+    shutil.move(kept_elsewhere, images / "vf30")
+    after = prepare(tmp_path)
+    assert {source: after[source] for source in before} == before
+    assert len(list(tmp_path.glob("coin_dataset/*/vf30/*.jpg"))) == 12
+
+
+def test_a_photo_that_moved_is_not_gone(images, tmp_path):
+    before = prepare(tmp_path)
+    (images / "vf30" / "6000x3000").rename(images / "vf30" / "6000X3000")
+    result = run_script("prepare_dataset.py", cwd=tmp_path)
+    assert "no longer there" not in result.stdout
+    after = {source.replace("6000X3000", "6000x3000"): row for source, row in manifest(tmp_path).items()}
+    assert splits(after) == splits(before)
+
+
+def test_photos_in_other_folders_are_told_of(images, tmp_path):
+    for folder in (images / "vf30" / "4000x2000", images / "vf30" / "6000x3000" / "more", images):
+        folder.mkdir(exist_ok=True)
+        draw_photo(301).save(folder / "lost.png")
+    result = run_script("prepare_dataset.py", cwd=tmp_path)
+    for folder in ("images", "images/vf30/4000x2000", "images/vf30/6000x3000/more"):
+        assert f"not in <grade>/6000x3000/: 1 in {Path(folder)}\n" in result.stdout
+    assert len(manifest(tmp_path)) == 24
 
 
 def test_a_photo_that_joins_two_splits_is_left_out(images, tmp_path):
@@ -276,7 +312,7 @@ def test_what_may_be_a_mistake_is_said(images, tmp_path):
     assert noted == {"vf30/6000x3000/square.png": "not 2:1", "vf30/6000x3000/blank.png": "blank"}
     assert all(row["split"] == "train" for row in rows.values())
     result = run_script("prepare_dataset.py", cwd=tmp_path)
-    for words in ("square.png: not 2:1", "1 photo lies in images/vf30 itself", "no photo is in val", "Sheldon scale"):
+    for words in ("square.png: not 2:1", "6000x3000/: 1 in images/vf30\n", "no photo is in val", "Sheldon scale"):
         assert words in result.stdout
     assert "--reshuffle splits anew" in result.stdout
     assert manifest(tmp_path) == rows
