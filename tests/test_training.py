@@ -115,7 +115,8 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path):
     assert process.wait() == 130 and "--resume" in rest
     steps = load(stopped)["progress"]["steps"]
     assert 30 < steps < 90
-    assert train(stopped, "--num-epochs", 3, "--resume").returncode == 0
+    result = train(stopped, "--num-epochs", 3, "--resume")
+    assert result.returncode == 0 and f"Going on after step {steps}, in epoch 2\n" in result.stdout
 
     for name in (LAST, BEST):
         expected, actual = (load(folder, name) for folder in (straight, stopped))
