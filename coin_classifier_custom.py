@@ -47,7 +47,7 @@ from coinkit.devices import choose_dtype, find_device, is_out_of_memory
 from coinkit.figures import photo_grid
 from coinkit.files import alone, link_or_copy, room_for, written_whole
 from coinkit.layers import Residual, StandardisedConv2d, StandardiseFaces
-from coinkit.learning import balanced_weights, fit_temperature, learning_rate_factor, make_optimizer, soft_labels
+from coinkit.learning import balanced_weights, learning_rate_factor, make_optimizer, soft_labels
 from coinkit.metrics import score, uncalibrated
 from coinkit.photos import MAX_PIXELS
 from coinkit.progress import Progress
@@ -473,10 +473,9 @@ class Trainer:
             "gradient norm": progress.gradient_sum / progress.seen,
             "photos per second": progress.seen / progress.seconds,
         }
-        losses = F.cross_entropy(logits, self.targets.cpu()[labels], reduction="none")
-        correct = (logits.argmax(1) == labels).float()
-        val = {"loss": losses.mean().item(), "accuracy": correct.mean().item()}  # without photos, not a number
-        best = progress.end_epoch(losses)
+        loss = F.cross_entropy(logits, self.targets.cpu()[labels]).item()
+        val = {"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean().item()}  # nan without photos
+        best = progress.end_epoch(logits, labels)
         if len(labels):
             paths = [self.val.paths[index] for index in read.tolist()]
             evaluation = Evaluation(self.classes, paths, labels.numpy(), logits.softmax(dim=1).numpy(), {})
@@ -496,7 +495,6 @@ class Trainer:
             progress.best_epoch = progress.epochs
             if len(labels):
                 progress.best_val_acc = val["accuracy"]
-                progress.temperature = fit_temperature(logits, labels)
             self.save()
             with written_whole(args.output / BEST) as partial:
                 link_or_copy(args.output / LAST, partial)

@@ -78,6 +78,9 @@ LONG = "--augment strong --num-epochs 150 --batch-size 16 --learning-rate 0.002"
 
 FIXED_GUIDE = "guide, with He initialisation and a learning rate for each layer"
 MEAN_OF_NETWORKS = "ours, mean of 3 networks"  # trained with other seeds on the same photos
+FROM_DRAWN_COINS = "--init-from {drawn}"  # a network that has learned coins of these grades, drawn as for the demo
+DRAWN_GRADES = ("g04", "g06", "vg08", "f12", "f15", "vf20", "vf30", "xf40", "xf45")
+DRAWN_GRADES += ("au50", "au55", "au58", "ms61", "ms63", "ms65", "ms67")
 
 # Each row: flags of the training, and what is changed in the module before it runs.
 ROWS = {
@@ -86,6 +89,8 @@ ROWS = {
     FIXED_GUIDE: (GUIDE, GUIDE_CHANGES),
     "ours": ("", []),
     "ours, long": (LONG, []),
+    "ours, from drawn coins": (f"--augment strong {FROM_DRAWN_COINS}", []),
+    "ours, long, from drawn coins": (f"{LONG} {FROM_DRAWN_COINS}", []),
     MEAN_OF_NETWORKS: ("", []),
     "ours without weight standardisation": ("", [NO_WEIGHT_STANDARDISATION]),
     "ours without group norm and weight standardisation": ("", [PLAIN_CONVOLUTIONS, NO_GROUP_NORM]),
@@ -124,6 +129,8 @@ def main() -> None:
             parser.error("--coins is needed")
         for task, seed in product(args.tasks, args.seeds):
             prepare(args.coins, task, seed)
+        if any(FROM_DRAWN_COINS in ROWS[row][0] for row in args.rows):
+            learn_drawn_coins(args.scale)
         done = {key(result) for result in read_results()}
         jobs = [job for job in product([args.scale], args.rows, args.tasks, args.seeds) if job not in done]
         with ThreadPoolExecutor(args.jobs) as pool:
@@ -154,6 +161,24 @@ def prepare(coins: Path, task: str, seed: int) -> None:
     command = [sys.executable, ROOT / "prepare_dataset.py", "--source", images, "--output", dataset]
     command += ["--seed", str(seed)]
     subprocess.run(command, check=True)
+
+
+def learn_drawn_coins(scale: str) -> None:
+    """Draw coins and train a network on them, if it is not there."""
+    images, dataset, folder = SCRATCH / "drawn" / "images", SCRATCH / "drawn" / "coin_dataset", drawn_folder(scale)
+    draw = ["make_demo_coins.py", "--output", images, "--grades", *DRAWN_GRADES, "--per-grade", "50"]
+    prepare = ["prepare_dataset.py", "--source", images, "--output", dataset]
+    train = ["coin_classifier_custom.py", "--data", dataset, "--output", folder, "--runs", folder, "--batch-size", "4"]
+    train += f"{SCALES[scale]} --num-epochs 12 --augment strong".split()
+    commands = [] if dataset.exists() else [draw, prepare]
+    commands += [] if (folder / "report").exists() else [train]
+    for script, *arguments in commands:
+        subprocess.run([sys.executable, ROOT / script, *arguments], check=True)
+
+
+def drawn_folder(scale: str) -> Path:
+    """Return where the network that has learned drawn coins lies."""
+    return SCRATCH / f"drawn-{scale}"
 
 
 def five_class(grade: str) -> str:
@@ -190,7 +215,9 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     keep_freed_memory()
     probabilities, uncalibrated_probabilities = [], []
     for number in range(3 if row == MEAN_OF_NETWORKS else 1):
-        model, best = train(dataset, folder / str(number), f"--seed {seed + 100 * number} {SCALES[scale]} {flags}")
+        options = f"--seed {seed + 100 * number} {SCALES[scale]} {flags}".split()
+        options = [option.format(drawn=drawn_folder(scale) / coin.BEST) for option in options]
+        model, best = train(dataset, folder / str(number), options)
         evaluation = evaluate(model, best, find_split(dataset / "test", best["classes"]), torch.device("cpu"))
         probabilities.append(evaluation.probabilities)
         uncalibrated_probabilities.append(uncalibrated(evaluation.probabilities, best["temperature"]))
@@ -210,10 +237,10 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     shutil.rmtree(folder)
 
 
-def train(dataset: Path, folder: Path, options: str) -> tuple[nn.Module, dict]:
+def train(dataset: Path, folder: Path, options: list[str]) -> tuple[nn.Module, dict]:
     """Train a network, or go on with it, and return it as its best checkpoint has it."""
     sys.argv = ["coin_classifier_custom.py", "--data", str(dataset), "--output", str(folder), "--runs", str(folder)]
-    sys.argv += f"--batch-size 4 {options}".split()
+    sys.argv += ["--batch-size", "4", *options]
     if (folder / coin.LAST).exists():
         sys.argv.append("--resume")
     if coin.main():

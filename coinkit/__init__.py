@@ -1,1 +1,1 @@
-"""What the scripts share: the grading scale, photos, metrics and the way commands end."""
+"""What the scripts share; each module says at its top what it is for."""

@@ -36,7 +36,7 @@ def written_whole(target: Path) -> Iterator[Path]:
 
 
 def beside(folder: Path, word: str) -> Path:
-    """Return the hidden folder beside a folder that holds the next ("partial") or the "previous" one."""
+    """Return a hidden name beside a folder for what belongs to it: its "lock", its "previous" content, ..."""
     return folder.with_name(f".{folder.name}.{word}")
 
 

@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.nn import functional as F
+
+from coinkit.learning import fit_temperature
 
 
 @dataclass
@@ -16,7 +19,7 @@ class Progress:
     halvings: int = 0  # of --batch-size, to fit into memory
     rate_cuts: int = 0  # to a tenth, after an explosion
     bad_steps: int = 0  # without a finite loss and gradient, in a row
-    lowest_loss: float = math.inf  # of validation
+    lowest_loss: float = math.inf  # of validation, calibrated
     lowest_epoch: int = 0
     loss_margin: float = 0.0  # two standard errors of the lowest loss
     best_epoch: int = 0
@@ -34,7 +37,7 @@ class Progress:
         """Forget the epoch at hand."""
         self.seen, self.loss_sum, self.correct, self.gradient_sum, self.seconds = 0, 0.0, 0, 0.0, 0.0
 
-    def end_epoch(self, losses: Tensor) -> bool:
+    def end_epoch(self, logits: Tensor, labels: Tensor) -> bool:
         """Count the epoch at hand, and return whether it is the best so far.
 
         The best is the latest whose loss is not above the lowest by more than two standard errors (after Breiman et al.
@@ -42,16 +45,25 @@ class Progress:
         and as the learning rate falls, the latest is likely to be the best on other photos. Without validation photos
         it is the latest of all.
 
+        The losses are those after calibration, since late epochs are too sure of what they say, and are not the worse
+        for it: the temperature puts that right.
+
         Args:
-            losses: (N,), of the validation photos.
+            logits: (N, classes), of the validation photos.
+            labels: (N,), the indices of their classes.
         """
         self.epochs += 1
         self.begin_epoch()
-        if not len(losses):
+        if not len(labels):
             self.lowest_epoch = self.epochs
             return True
+        temperature = fit_temperature(logits, labels)
+        losses = F.cross_entropy(logits / temperature, labels, reduction="none")
         loss = losses.mean().item()
         if loss < self.lowest_loss:
             self.lowest_loss, self.lowest_epoch = loss, self.epochs
             self.loss_margin = 2 * losses.std(correction=0).item() / math.sqrt(len(losses))
-        return loss <= self.lowest_loss + self.loss_margin
+        best = loss <= self.lowest_loss + self.loss_margin
+        if best:
+            self.temperature = temperature
+        return best

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import ROOT, SMALL, assert_fails, make_dataset, run_script, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn import functional as F
 
 from coinkit.batches import augment, light_faces
 from coinkit.progress import Progress
@@ -58,12 +59,19 @@ def test_tensorboard_shows_settings_and_pictures(trained):
 
 
 def test_the_best_epoch_is_the_latest_that_validation_cannot_tell_from_the_lowest_loss():
-    few, many = torch.tensor([-0.1, 0.1]).repeat(8), torch.tensor([-0.1, 0.1]).repeat(800)  # two errors: 0.05, 0.005
-    for noise, expected in ((few, [True, True, True, False, True]), (many, [True, True, False, False, False])):
+    def end_epoch(progress, photos, right, sureness=2.0):
+        labels = torch.arange(photos) % 2
+        said = torch.where(torch.arange(photos) < right * photos, labels, 1 - labels)
+        return progress.end_epoch(sureness * F.one_hot(said, 2), labels)
+
+    for photos, expected in ((16, [True, True, True, False, True]), (1600, [True, True, False, False, False])):
         progress = Progress("runs")
-        assert [progress.end_epoch(noise + loss) for loss in (1.2, 1.0, 1.04, 1.06, 1.04)] == expected
+        shares = (0.5, 0.875, 0.8125, 0.25, 0.8125)  # losses of 0.69, 0.38, 0.48, 0.85 and 0.48
+        assert [end_epoch(progress, photos, right) for right in shares] == expected
         assert progress.lowest_epoch == 2
-    assert Progress("runs").end_epoch(torch.empty(0))  # without validation photos
+        assert end_epoch(progress, photos, 0.875, sureness=6.0), "calibration takes out how sure it is"
+        assert progress.temperature == pytest.approx(3, rel=0.3)
+    assert Progress("runs").end_epoch(torch.empty(0, 2), torch.empty(0, dtype=torch.long))  # no validation photos
 
 
 def test_half_of_the_training_photos_lose_their_colour():
