@@ -213,8 +213,8 @@ def find_sources(args: argparse.Namespace) -> list[Photo]:
         found = find_photos(folder)
         is_used = len(names) == 2 and names[1].lower() == PHOTO_FOLDER
         grade = class_name(names[0], args.keep_variants) if is_used else ""
-        if found and not grade:
-            print(f"Photos not used, since not in <grade>/{PHOTO_FOLDER}/: {len(found)} in {folder}")
+        if found and (not grade or grade.startswith(".")):  # " .." would not stay inside the dataset
+            print(f"Photos not used, since not in <grade>/{PHOTO_FOLDER}/: {len(found)} in {on_one_line(folder)}")
             continue
         for path in found:
             photo = Photo(path.as_posix(), grade, preparation=preparation)
