@@ -657,7 +657,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         print("No GPU was found, so this will take long: --preset small takes a quarter of the time.")
     if trainer.progress.epochs >= args.num_epochs:
         print(f"This run has finished its {args.num_epochs} epochs; a larger --num-epochs trains it further.")
-    elif checkpoint is not None:
+    elif args.resume:
         print(f"Going on after step {trainer.progress.steps}, in epoch {trainer.progress.epochs + 1}")
     print(f"Watch it: tensorboard --logdir={args.runs}\n", flush=True)
     copies = 2 if args.resume else 3  # at once there are BEST, LAST and the next one, of weights and two averages each

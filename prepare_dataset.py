@@ -438,8 +438,8 @@ def assign_splits(photos: list[Photo], previous: list[Photo], ratios: list[float
     split_of_digest = {old.digest: old.split for old in previous if old.split}
     for photo in photos:
         photo.split = split_of_source.get(photo.source, "")
-    for photo in usable(photos):
-        photo.split = split_of_digest.get(photo.digest) or photo.split
+        if not photo.reason:
+            photo.split = split_of_digest.get(photo.digest, photo.split)
 
     coins = defaultdict(list)
     for photo in usable(photos):

@@ -129,10 +129,10 @@ def main() -> None:
             parser.error("--coins is needed")
         for task, seed in product(args.tasks, args.seeds):
             prepare(args.coins, task, seed)
-        if any(FROM_DRAWN_COINS in ROWS[row][0] for row in args.rows):
-            learn_drawn_coins(args.scale)
         done = {key(result) for result in read_results()}
         jobs = [job for job in product([args.scale], args.rows, args.tasks, args.seeds) if job not in done]
+        if any(FROM_DRAWN_COINS in ROWS[row][0] for _, row, _, _ in jobs):
+            learn_drawn_coins(args.scale)
         with ThreadPoolExecutor(args.jobs) as pool:
             for job in jobs:
                 pool.submit(run_apart, job)
@@ -166,12 +166,14 @@ def prepare(coins: Path, task: str, seed: int) -> None:
 def learn_drawn_coins(scale: str) -> None:
     """Draw coins and train a network on them, if it is not there."""
     images, dataset, folder = SCRATCH / "drawn" / "images", SCRATCH / "drawn" / "coin_dataset", drawn_folder(scale)
-    draw = ["make_demo_coins.py", "--output", images, "--grades", *DRAWN_GRADES, "--per-grade", "50"]
-    prepare = ["prepare_dataset.py", "--source", images, "--output", dataset]
-    train = ["coin_classifier_custom.py", "--data", dataset, "--output", folder, "--runs", folder, "--batch-size", "4"]
-    train += f"{SCALES[scale]} --num-epochs 12 --augment strong".split()
-    commands = [] if dataset.exists() else [draw, prepare]
-    commands += [] if (folder / "report").exists() else [train]
+    commands = []
+    if not dataset.exists():
+        commands.append(["make_demo_coins.py", "--output", images, "--grades", *DRAWN_GRADES, "--per-grade", "50"])
+        commands.append(["prepare_dataset.py", "--source", images, "--output", dataset])
+    if not (folder / "report").exists():
+        options = f"--batch-size 4 {SCALES[scale]} --num-epochs 12 --augment strong".split()
+        paths = ["--data", dataset, "--output", folder, "--runs", folder]
+        commands.append(["coin_classifier_custom.py", *paths, *options])
     for script, *arguments in commands:
         subprocess.run([sys.executable, ROOT / script, *arguments], check=True)
 
