@@ -345,7 +345,7 @@ def find_gone(photos: list[Photo], previous: list[Photo]) -> list[Photo]:
     return [
         replace(old, output="", reason=GONE)
         for old in previous
-        if old.split and old.source not in sources and old.digest not in digests
+        if old.split and old.source not in sources and (not old.digest or old.digest not in digests)
     ]
 
 
@@ -624,7 +624,7 @@ def report_left_out(photos: list[Photo]) -> None:
     if left_out:
         print_photos("left out:", left_out)
     if gone := sum(photo.reason == GONE for photo in photos):
-        print(f"\n{gone} photos of the dataset are no longer there; any that comes back goes to the split it was in.")
+        print(f"\nPhotos of the dataset that are no longer there: {gone}; any that comes back goes to its old split.")
 
 
 def report_odd(photos: list[Photo]) -> None:

@@ -120,7 +120,7 @@ def test_photos_that_go_and_come_back_keep_their_splits(images, tmp_path):
     for seed in range(4):
         add_photo(images, "g04", f"{seed}.jpg", 500 + seed)
     result = run_script("prepare_dataset.py", cwd=tmp_path)
-    assert "12 photos of the dataset are no longer there" in result.stdout
+    assert "Photos of the dataset that are no longer there: 12;" in result.stdout
     rows = manifest(tmp_path)
     assert {row["reason"] for source, row in rows.items() if source.startswith("vf30")} == {"no longer there"}
     assert not list(tmp_path.glob("coin_dataset/*/vf30"))
@@ -128,6 +128,16 @@ def test_photos_that_go_and_come_back_keep_their_splits(images, tmp_path):
     after = prepare(tmp_path)
     assert {source: after[source] for source in before} == before
     assert len(list(tmp_path.glob("coin_dataset/*/vf30/*.jpg"))) == 12
+
+
+def test_a_photo_that_breaks_and_then_goes_keeps_its_split(images, tmp_path):
+    before = prepare(tmp_path)
+    broken = [images / "vf30" / "6000x3000" / f"1000000{number}.jpg" for number in range(2)]
+    for photo in broken:
+        photo.write_bytes(b"no photo any more")
+    assert splits(prepare(tmp_path)) == splits(before)
+    broken[0].unlink()
+    assert splits(prepare(tmp_path)) == splits(before)
 
 
 def test_a_photo_that_moved_is_not_gone(images, tmp_path):
