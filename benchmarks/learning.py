@@ -88,6 +88,7 @@ ROWS = {
     "guide, with a learning rate for each layer": (GUIDE, [*GUIDE_CHANGES, DEFAULT_WEIGHTS]),
     FIXED_GUIDE: (GUIDE, GUIDE_CHANGES),
     "ours": ("", []),
+    "ours, strong augmentation": ("--augment strong", []),
     "ours, long": (LONG, []),
     "ours, from drawn coins": (f"--augment strong {FROM_DRAWN_COINS}", []),
     "ours, long, from drawn coins": (f"{LONG} {FROM_DRAWN_COINS}", []),
