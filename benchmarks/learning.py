@@ -23,7 +23,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -32,6 +31,7 @@ from coinkit import batches, learning
 from coinkit.batches import Split, find_split
 from coinkit.checkpoints import load_checkpoint
 from coinkit.cli import keep_freed_memory
+from coinkit.devices import find_device
 from coinkit.grades import sheldon_number
 from coinkit.metrics import score, uncalibrated
 from coinkit.report import evaluate
@@ -44,8 +44,9 @@ TASKS = ("5", "27")
 SEEDS = (0, 1, 2)
 FIVE_CLASSES = {"g": 6, "f": 15, "vf": 35, "xf": 58, "ms": 70}  # the highest number of each on the Sheldon scale
 
-# The default network takes days here, so what is compared is narrower and sees smaller photos.
+# The default network takes days without a GPU, so what is compared is narrower and sees smaller photos.
 SCALES = {
+    "default": "",
     "quarter": "--image-width 256 --image-height 128 --channels 16 32 64 128 128 --fc-features 512 256 --num-epochs 50",
     "small": "--image-width 128 --image-height 64 --channels 16 32 64 128 128 --fc-features 512 256 --num-epochs 30",
 }
@@ -215,13 +216,14 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     for module, name, replacement in replacements:
         setattr(module, name, replacement)
     folder, dataset = run_folder(scale, row, task, seed), SCRATCH / f"dataset-{task}-{seed}"
+    device = find_device("auto")
     keep_freed_memory()
     probabilities, uncalibrated_probabilities = [], []
     for number in range(3 if row == MEAN_OF_NETWORKS else 1):
         options = f"--seed {seed + 100 * number} {SCALES[scale]} {flags}".split()
         options = [option.format(drawn=drawn_folder(scale) / coin.BEST) for option in options]
         model, best = train(dataset, folder / str(number), options)
-        evaluation = evaluate(model, best, find_split(dataset / "test", best["classes"]), torch.device("cpu"))
+        evaluation = evaluate(model.to(device), best, find_split(dataset / "test", best["classes"]), device)
         probabilities.append(evaluation.probabilities)
         uncalibrated_probabilities.append(uncalibrated(evaluation.probabilities, best["temperature"]))
     calibrated, before = (
