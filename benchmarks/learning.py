@@ -75,6 +75,7 @@ DEFAULT_BIASES = (nn.init, "zeros_", lambda *args, **options: None)
 HARD_LABELS, NO_CLIPPING, NO_DECAY = "--label-spread 0", "--clip-grad-norm 0", "--weight-decay 0"
 GUIDE = f"{HARD_LABELS} {NO_CLIPPING} {NO_DECAY} --warmup 0"  # AdamW without decay is Adam
 GUIDE_CHANGES = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, NO_FACE_STANDARDISATION, DEFAULT_BIASES, NO_GREY]
+DISTANCE = "--distance-weight 0.5"
 LONG = "--augment strong --num-epochs 150 --batch-size 16 --learning-rate 0.002"
 
 FIXED_GUIDE = "guide, with He initialisation and a learning rate for each layer"
@@ -93,6 +94,7 @@ ROWS = {
     "ours, long": (LONG, []),
     "ours, from drawn coins": (f"--augment strong {FROM_DRAWN_COINS}", []),
     "ours, long, from drawn coins": (f"{LONG} {FROM_DRAWN_COINS}", []),
+    "ours, from drawn coins, distance": (f"--augment strong {DISTANCE} {FROM_DRAWN_COINS}", []),
     MEAN_OF_NETWORKS: ("", []),
     "ours without weight standardisation": ("", [NO_WEIGHT_STANDARDISATION]),
     "ours without group norm and weight standardisation": ("", [PLAIN_CONVOLUTIONS, NO_GROUP_NORM]),
