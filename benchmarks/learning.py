@@ -79,7 +79,7 @@ DISTANCE = "--distance-weight 0.5"
 LONG = "--augment strong --num-epochs 150 --batch-size 16 --learning-rate 0.002"
 
 FIXED_GUIDE = "guide, with He initialisation and a learning rate for each layer"
-MEAN_OF_NETWORKS = "ours, mean of 3 networks"  # trained with other seeds on the same photos
+MEAN_OF_NETWORKS = ", mean of 3 networks"  # trained with other seeds on the same photos
 FROM_DRAWN_COINS = "--init-from {drawn}"  # a network that has learned coins of these grades, drawn as for the demo
 DRAWN_GRADES = ("g04", "g06", "vg08", "f12", "f15", "vf20", "vf30", "xf40", "xf45")
 DRAWN_GRADES += ("au50", "au55", "au58", "ms61", "ms63", "ms65", "ms67")
@@ -95,7 +95,9 @@ ROWS = {
     "ours, from drawn coins": (f"--augment strong {FROM_DRAWN_COINS}", []),
     "ours, long, from drawn coins": (f"{LONG} {FROM_DRAWN_COINS}", []),
     "ours, from drawn coins, distance": (f"--augment strong {DISTANCE} {FROM_DRAWN_COINS}", []),
-    MEAN_OF_NETWORKS: ("", []),
+    f"ours{MEAN_OF_NETWORKS}": ("", []),
+    f"ours, from drawn coins{MEAN_OF_NETWORKS}": (f"--augment strong {FROM_DRAWN_COINS}", []),
+    f"ours, from drawn coins, distance{MEAN_OF_NETWORKS}": (f"--augment strong {DISTANCE} {FROM_DRAWN_COINS}", []),
     "ours without weight standardisation": ("", [NO_WEIGHT_STANDARDISATION]),
     "ours without group norm and weight standardisation": ("", [PLAIN_CONVOLUTIONS, NO_GROUP_NORM]),
     "ours without standardised faces": ("", [NO_FACE_STANDARDISATION]),
@@ -221,7 +223,7 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     device = find_device("auto")
     keep_freed_memory()
     probabilities, uncalibrated_probabilities = [], []
-    for number in range(3 if row == MEAN_OF_NETWORKS else 1):
+    for number in range(3 if row.endswith(MEAN_OF_NETWORKS) else 1):
         options = f"--seed {seed + 100 * number} {SCALES[scale]} {flags}".split()
         options = [option.format(drawn=drawn_folder(scale) / coin.BEST) for option in options]
         model, best = train(dataset, folder / str(number), options)
