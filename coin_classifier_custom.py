@@ -656,7 +656,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     print(f"Photos: {len(train.paths)} for training, {len(val.paths)} for validation, {len(test.paths)} for the test")
     print(f"Grades: {', '.join(classes)}")
     print(f"Network: {parameters / 1e6:.1f} million parameters, in {trainer.dtype} on {trainer.device}")
-    if trainer.device.type == "cpu" and args.image_width >= IMAGE_WIDTH:
+    if trainer.device.type == "cpu" and args.image_width > PRESETS["small"]["image_width"]:
         print("No GPU was found, so this will take long: --preset small takes a quarter of the time.")
     if trainer.progress.epochs >= args.num_epochs:
         print(f"This run has finished its {args.num_epochs} epochs; a larger --num-epochs trains it further.")
@@ -758,7 +758,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     least |= dict.fromkeys(("weight_decay", "clip_grad_norm", "label_spread", "distance_weight"), 0)
     least |= dict.fromkeys(("patience", "seed", "cache_gb"), 0)
     for name, value in least.items():
-        if np.min(getattr(args, name)) < value:
+        if not np.min(getattr(args, name)) >= value:  # nan is neither
             parser.error(f"--{name.replace('_', '-')} must be at least {value}")
     for name in ("warmup", "dropout"):
         if not 0 <= getattr(args, name) < 1:
@@ -767,7 +767,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
         parser.error("--pretrained is for --model resnet50, without --init-from")
     if args.batch_size * args.accumulate % processes.COUNT:
         parser.error(f"--batch-size times --accumulate must be a multiple of the {processes.COUNT} processes")
-    if args.learning_rate <= 0:
+    if not args.learning_rate > 0:
         parser.error("--learning-rate must be above 0")
     return args, checkpoint
 

@@ -79,7 +79,8 @@ def find_labelled(folder: Path, classes: list[str]) -> Split:
     for grade_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
         names = (grade_folder.name, class_name(grade_folder.name, keep_variants=True), class_name(grade_folder.name))
         label = next((classes.index(name) for name in names if name in classes), None)
-        found = find_photos(grade_folder / PHOTO_FOLDER if (grade_folder / PHOTO_FOLDER).is_dir() else grade_folder)
+        below = [folder for folder in grade_folder.iterdir() if folder.is_dir() and folder.name.lower() == PHOTO_FOLDER]
+        found = find_photos((below or [grade_folder])[0])
         if label is not None:
             photos += [(path, label) for path in found]
         elif found:

@@ -13,6 +13,7 @@ coin_dataset/manifest.csv has a row for every photo that was found.
 import argparse
 import csv
 import hashlib
+import math
 import multiprocessing
 import os
 import random
@@ -144,14 +145,14 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
     # Everything is made in folders beside the dataset, one of which then takes the dataset's place at once. The other,
     # where prepared photos wait for their split, outlives a run that is interrupted.
     staging = beside(output, "staging")
-    try:
-        with folder_written_whole(output) as partial, room_for(bytes_needed(photos, previous, args), output.parent):
+    with folder_written_whole(output) as partial, room_for(bytes_needed(photos, previous, args), output.parent):
+        try:
             read_and_split(photos, previous, output, args)
             name_outputs(photos)
             lay_out(photos, staging, previous, output, partial)
-    except (UserError, OSError):
-        shutil.rmtree(staging, ignore_errors=True)  # makes room, should the disk be full
-        raise
+        except OSError:
+            shutil.rmtree(staging, ignore_errors=True)  # makes room, should the disk be full
+            raise
     shutil.rmtree(staging)
     return photos
 
@@ -189,8 +190,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--reshuffle", action="store_true", help="split anew, even if photos move from train to test")
     add("--dry-run", action="store_true", help="read and report, but write nothing")
     args = parser.parse_args()
-    if min(args.ratios) < 0 or args.ratios[0] <= 0:
-        parser.error("--ratios must not be negative, and TRAIN must be above 0")
+    if not all(0 <= ratio < math.inf for ratio in args.ratios) or not args.ratios[0]:
+        parser.error("--ratios must be numbers of at least 0, and TRAIN must be above 0")
     if min(args.size) < 1 or args.workers < 1:
         parser.error("--size and --workers must be at least 1")
     return args
@@ -273,12 +274,14 @@ def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, args:
 
 
 def take_over(photo: Photo, old: Photo, prepared: Path) -> bool:
-    """Fill in what an earlier run has found out, if nothing has changed and the prepared copy is there; say if so."""
-    if not unchanged(photo, old) or (old.width and not prepared.is_file()):
+    """Fill in what an earlier run has found out, if nothing has changed and the prepared copy is there; say if so.
+
+    What could not be read is read again: the disk may have been away, or the file not ours to read.
+    """
+    if not old.width or not unchanged(photo, old) or not prepared.is_file():
         return False
     photo.width, photo.height, photo.digest = old.width, old.height, old.digest
     photo.perceptual_hash, photo.note = old.perceptual_hash, old.note
-    photo.reason = "" if old.width else old.reason
     return True
 
 
@@ -602,7 +605,9 @@ def report_grades(photos: list[Photo]) -> None:
     columns = "".join(f"{sum(counts[grade, split] for grade in grades):7}" for split in SPLITS)
     print(f"{'all':{width}}{columns}{sum(totals.values()):7}")
 
-    for split in SPLITS:
+    if unlearned := [grade for grade in grades if not counts[grade, "train"]]:
+        print(f"\nWarning: no photo in train, so not to be learned: {', '.join(unlearned)}; --reshuffle splits anew.")
+    for split in ("val", "test"):
         if not any(counts[grade, split] for grade in grades):
             print(f"\nWarning: no photo is in {split}.")
     if unknown := [grade for grade in grades if sheldon_number(grade) is None]:

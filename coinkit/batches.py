@@ -92,10 +92,10 @@ class PhotoReader:
                 self.unreadable.add(path)
                 if len(self.unreadable) > self.max_unreadable:
                     raise UserError(
-                        f"{path} is {error}, and {self.max_unreadable} others cannot be read either; up to "
+                        f"{path}: {error}, and {self.max_unreadable} others cannot be read either; up to "
                         f"{self.max_unreadable} would have been left out. Run python prepare_dataset.py again."
                     ) from None
-                tqdm.write(f"Left out: {path} is {error}.", file=sys.stderr)
+                tqdm.write(f"Left out: {path}: {error}.", file=sys.stderr)
             else:
                 if len(self.cache) < self.cache_limit:
                     self.cache[path] = photo

@@ -14,9 +14,9 @@ LOCK_PATIENCE = 1  # seconds; workers of a run that was killed may hold its lock
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` a hard link to `source`, or a copy where the file system cannot link."""
+    """Make `target` a hard link to `source`, or to what that points to, or a copy where the file system cannot link."""
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)
     except OSError:
         shutil.copy2(source, target)
 

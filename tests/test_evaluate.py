@@ -65,8 +65,8 @@ def test_the_page_needs_no_other_file_and_tells_what_is_wrong(trained, tmp_path)
     """Photos under wrong grades are mistakes; the user's own layout, other names of grades, and unreadable photos."""
     images = tmp_path / "images"
     for grade, true in (("VF30+", "ms65"), ("g6", "g06"), ("xf45", "vf30")):
-        shutil.copytree(trained / "coin_dataset" / "test" / true, images / grade / "6000x3000")
-    (images / "g6" / "6000x3000" / "a&b.jpg").write_text("no photo")
+        shutil.copytree(trained / "coin_dataset" / "test" / true, images / grade / "6000X3000")
+    (images / "g6" / "6000X3000" / "a&b.jpg").write_text("no photo")
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").write_text("the report before this one")
     checkpoint = trained / "coin_classifier_custom_best.pth"

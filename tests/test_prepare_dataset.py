@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import ROOT, add_photo, draw_photo, run_script
 from PIL import Image
 
@@ -128,6 +129,30 @@ def test_photos_that_go_and_come_back_keep_their_splits(images, tmp_path):
     after = prepare(tmp_path)
     assert {source: after[source] for source in before} == before
     assert len(list(tmp_path.glob("coin_dataset/*/vf30/*.jpg"))) == 12
+
+
+def test_a_photo_that_could_not_be_read_is_read_again(images, tmp_path):
+    photo = images / "vf30" / "6000x3000" / "10000000.jpg"
+    whole, status = photo.read_bytes(), photo.stat()
+    photo.write_bytes(b"x" * len(whole))
+    os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
+    source = photo.relative_to(images).as_posix()
+    assert prepare(tmp_path)[source]["reason"]
+    photo.write_bytes(whole)
+    os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))  # as if the disk had been away
+    assert prepare(tmp_path)[source]["split"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, links need a right that few users have")
+def test_links_to_photos_are_followed(images, tmp_path):
+    folder = images / "vf30" / "6000x3000"
+    for photo in list(folder.iterdir()):
+        photo.rename(tmp_path / photo.name)
+        photo.symlink_to(os.path.relpath(tmp_path / photo.name, folder))
+    rows = prepare(tmp_path, "--full-size", "link")
+    for row in rows.values():
+        output = tmp_path / "coin_dataset" / row["output"]
+        assert output.is_file() and not output.is_symlink()
 
 
 def test_a_photo_that_breaks_and_then_goes_keeps_its_split(images, tmp_path):

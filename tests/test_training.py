@@ -267,7 +267,7 @@ def test_photos_that_go_bad_are_left_out_up_to_a_limit(dataset, tmp_path):
     photos[0].write_bytes(b"no photo")
     result = train(tmp_path, "--num-epochs", 1)
     assert result.returncode == 0, result.stderr
-    assert f"Left out: {photos[0].relative_to(tmp_path)} is not a JPEG" in result.stdout + result.stderr
+    assert f"Left out: {photos[0].relative_to(tmp_path)}: not a JPEG" in result.stdout + result.stderr
     for photo in photos:
         photo.write_bytes(b"no photo")
     assert_fails(train(tmp_path), "3 others", "up to 3", "prepare_dataset.py")
