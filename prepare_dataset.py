@@ -357,6 +357,11 @@ def usable(photos: list[Photo]) -> list[Photo]:
     return [photo for photo in photos if not photo.reason]
 
 
+def usable_or_gone(photos: list[Photo]) -> list[Photo]:
+    """Return the photos that decide where others of their coin go: those that are gone may come back."""
+    return [photo for photo in photos if photo.reason in ("", GONE) and photo.perceptual_hash]
+
+
 def leave_out_same_pictures(photos: list[Photo]) -> None:
     """Keep one of the files that are the same picture; none if they are under two grades, since one must be wrong."""
     by_digest = defaultdict(list)
@@ -377,7 +382,7 @@ def leave_out_same_pictures(photos: list[Photo]) -> None:
 
 def find_groups(photos: list[Photo]) -> None:
     """Name the coin of each photo: near-duplicates, and files that share a certificate number, are of one coin."""
-    photos = usable(photos)
+    photos = usable_or_gone(photos)
     hashes = np.frombuffer(bytes.fromhex("".join(photo.perceptual_hash for photo in photos)), dtype=np.uint8)
     look_alikes, near = find_near_duplicates(hashes.reshape(-1, HASH_SIZE**2 // 8))
 
@@ -445,7 +450,7 @@ def assign_splits(photos: list[Photo], previous: list[Photo], ratios: list[float
             photo.split = split_of_digest.get(photo.digest, photo.split)
 
     coins = defaultdict(list)
-    for photo in usable(photos):
+    for photo in usable_or_gone(photos):
         coins[photo.group].append(photo)
     for coin in coins.values():
         splits = sorted({photo.split for photo in coin if photo.split})

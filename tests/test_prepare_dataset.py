@@ -131,6 +131,19 @@ def test_photos_that_go_and_come_back_keep_their_splits(images, tmp_path):
     assert len(list(tmp_path.glob("coin_dataset/*/vf30/*.jpg"))) == 12
 
 
+def test_another_photo_of_a_coin_whose_photo_is_gone_gets_its_split(images, tmp_path):
+    before = prepare(tmp_path)
+    kept_elsewhere = shutil.move(images / "vf30" / "6000x3000", tmp_path / "vf30")
+    (images / "vf30" / "6000x3000").mkdir()
+    for photo in kept_elsewhere.iterdir():
+        Image.open(photo).resize((220, 110)).save(images / "vf30" / "6000x3000" / f"again {photo.stem[-2:]}.jpg")
+    after = prepare(tmp_path)
+    again = {source: row["split"] for source, row in after.items() if "again" in source}
+    assert len(again) == 12
+    for source, split in again.items():
+        assert split == before[source.replace("again ", "100000")]["split"]
+
+
 def test_a_photo_that_could_not_be_read_is_read_again(images, tmp_path):
     photo = images / "vf30" / "6000x3000" / "10000000.jpg"
     whole, status = photo.read_bytes(), photo.stat()
