@@ -499,8 +499,7 @@ class Trainer:
             if len(labels):
                 progress.best_val_acc = val["accuracy"]
             self.save()
-            with written_whole(args.output / BEST) as partial:
-                link_or_copy(args.output / LAST, partial)
+            self.keep_best()
         elif (time.perf_counter() - self.last_save) * MAX_SAVING_SHARE > self.seconds_to_save:
             self.save()
 
@@ -529,6 +528,11 @@ class Trainer:
         save_tensors(checkpoint, self.args.output / LAST)
         self.last_save = time.perf_counter()
         self.seconds_to_save = self.last_save - started
+
+    def keep_best(self) -> None:
+        """Make `BEST` the checkpoint that `LAST` is."""
+        with written_whole(self.args.output / BEST) as partial:
+            link_or_copy(self.args.output / LAST, partial)
 
     def load(self, checkpoint: dict, path: Path) -> None:
         """Go on from a checkpoint that was loaded from `path`.
@@ -648,6 +652,9 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     if checkpoint:
         trainer.load(checkpoint, args.output / LAST)
         checkpoint.clear()  # as large as the network and the optimiser
+        saved = trainer.saved_progress
+        if processes.FIRST and 0 < saved["best_epoch"] == saved["epochs"] and not saved["seen"]:
+            trainer.keep_best()  # the run may have been killed just before it did
     elif args.init_from or args.pretrained:
         start_from_other(trainer)
     on_stop_signal(trainer.ask_to_stop)

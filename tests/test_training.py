@@ -190,6 +190,15 @@ def test_without_validation_photos_the_last_epoch_is_kept(tmp_path):
     assert load(tmp_path, BEST)["progress"]["best_epoch"] == 2
 
 
+def test_a_run_killed_before_it_kept_its_best_weights_keeps_them(dataset, tmp_path):
+    train(tmp_path, "--num-epochs", 1)
+    (tmp_path / BEST).unlink()
+    (tmp_path / BEST).write_bytes(b"older")
+    result = train(tmp_path, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert load(tmp_path, BEST)["progress"]["best_epoch"] == 1
+
+
 def test_an_earlier_model_is_kept(dataset, tmp_path):
     (tmp_path / BEST).write_bytes(b"mine")
     assert_fails(train(tmp_path, "--data", "nowhere"))
