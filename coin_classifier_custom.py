@@ -726,7 +726,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--weight-decay", type=float, default=WEIGHT_DECAY, help="how strongly weights are pulled towards 0 (AdamW)")
     add("--clip-grad-norm", type=float, default=CLIP_GRAD_NORM, help="longer gradients are shortened; 0: never")
     add("--label-spread", type=float, default=LABEL_SPREAD, help="grades that a label reaches to both sides; 0: none")
-    add("--distance-weight", type=float, default=DISTANCE_WEIGHT, help="how much it counts how many grades it is off")
+    add("--distance-weight", type=float, default=DISTANCE_WEIGHT, help="in the loss, of how many grades it is off")
     add("--augment", choices=AUGMENTATIONS, default=AUGMENT, help="how much training photos are varied")
     add("--class-weights", action=on_or_off, default=False, help="let every grade count the same, however few photos")
     add("--patience", type=int, default=PATIENCE, help="stop after so many epochs that are no better; 0: never")

@@ -80,7 +80,8 @@ LONG = "--augment strong --num-epochs 150 --batch-size 16 --learning-rate 0.002"
 
 FIXED_GUIDE = "guide, with He initialisation and a learning rate for each layer"
 MEAN_OF_NETWORKS = ", mean of 3 networks"  # trained with other seeds on the same photos
-FROM_DRAWN_COINS = "--init-from {drawn}"  # a network that has learned coins of these grades, drawn as for the demo
+# From a network that has learned coins of these grades, drawn as for the demo
+FROM_DRAWN_COINS = "--augment strong --init-from {drawn}"
 DRAWN_GRADES = ("g04", "g06", "vg08", "f12", "f15", "vf20", "vf30", "xf40", "xf45")
 DRAWN_GRADES += ("au50", "au55", "au58", "ms61", "ms63", "ms65", "ms67")
 
@@ -92,12 +93,12 @@ ROWS = {
     "ours": ("", []),
     "ours, strong augmentation": ("--augment strong", []),
     "ours, long": (LONG, []),
-    "ours, from drawn coins": (f"--augment strong {FROM_DRAWN_COINS}", []),
+    "ours, from drawn coins": (FROM_DRAWN_COINS, []),
     "ours, long, from drawn coins": (f"{LONG} {FROM_DRAWN_COINS}", []),
-    "ours, from drawn coins, distance": (f"--augment strong {DISTANCE} {FROM_DRAWN_COINS}", []),
+    "ours, from drawn coins, distance": (f"{DISTANCE} {FROM_DRAWN_COINS}", []),
     f"ours{MEAN_OF_NETWORKS}": ("", []),
-    f"ours, from drawn coins{MEAN_OF_NETWORKS}": (f"--augment strong {FROM_DRAWN_COINS}", []),
-    f"ours, from drawn coins, distance{MEAN_OF_NETWORKS}": (f"--augment strong {DISTANCE} {FROM_DRAWN_COINS}", []),
+    f"ours, from drawn coins{MEAN_OF_NETWORKS}": (FROM_DRAWN_COINS, []),
+    f"ours, from drawn coins, distance{MEAN_OF_NETWORKS}": (f"{DISTANCE} {FROM_DRAWN_COINS}", []),
     "ours without weight standardisation": ("", [NO_WEIGHT_STANDARDISATION]),
     "ours without group norm and weight standardisation": ("", [PLAIN_CONVOLUTIONS, NO_GROUP_NORM]),
     "ours without standardised faces": ("", [NO_FACE_STANDARDISATION]),

@@ -192,7 +192,7 @@ def test_without_validation_photos_the_last_epoch_is_kept(tmp_path):
 
 def test_a_run_killed_before_it_kept_its_best_weights_keeps_them(dataset, tmp_path):
     train(tmp_path, "--num-epochs", 1)
-    (tmp_path / BEST).unlink()
+    (tmp_path / BEST).unlink()  # it may share its content with the last checkpoint
     (tmp_path / BEST).write_bytes(b"older")
     result = train(tmp_path, "--resume")
     assert result.returncode == 0, result.stderr
