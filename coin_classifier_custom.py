@@ -46,6 +46,7 @@ from coinkit.devices import choose_dtype, find_device, is_out_of_memory
 from coinkit.figures import photo_grid
 from coinkit.files import alone, link_or_copy, room_for, written_whole
 from coinkit.grades import sheldon_number
+from coinkit.grading import Network
 from coinkit.layers import Residual, StandardisedConv2d, StandardiseFaces
 from coinkit.learning import balanced_weights, grading_losses, learning_rate_factor, make_optimizer, soft_labels
 from coinkit.metrics import score, uncalibrated
@@ -685,7 +686,8 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     if test.paths:
         checkpoint = load_checkpoint(best)
         trainer.model.load_state_dict(checkpoint["model_state_dict"])
-        evaluation = evaluate(trainer.model.eval(), checkpoint, test, trainer.device)
+        network = Network(trainer.model.eval(), checkpoint["temperature"])
+        evaluation = evaluate([network], checkpoint["classes"], test, trainer.device)
         temperature = checkpoint["temperature"]
         raw = uncalibrated(evaluation.probabilities, temperature)
         total, before = (score(values, evaluation.labels, classes) for values in (evaluation.probabilities, raw))

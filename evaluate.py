@@ -4,6 +4,7 @@
     python evaluate.py --split val                      another split
     python evaluate.py --data images                    photos as prepare_dataset.py takes them
     python evaluate.py --data more --output report2     any folder with a folder of photos for each grade
+    python evaluate.py --checkpoint a.pth b.pth         the mean of several networks; heatmaps show what the first saw
 
 Scores on photos that the network has learned from tell nothing: images/ holds them too. A photo that cannot be read is
 named, the others are scored all the same, and the exit status is 1.
@@ -15,14 +16,14 @@ from pathlib import Path
 
 import torch
 
-from coin_classifier_custom import BEST, DATA, SPLITS, build_model
+from coin_classifier_custom import BEST, DATA, SPLITS
 from coinkit.batches import Split
-from coinkit.checkpoints import load_checkpoint
 from coinkit.cli import ArgumentParser, UserError, run
 from coinkit.devices import find_device
 from coinkit.grades import class_name
 from coinkit.photos import PHOTO_FOLDER, find_photos
 from coinkit.report import MEASURES, Evaluation, check_report, evaluate, told, write_report
+from predict import load_networks
 
 OUTPUT = Path("report")
 
@@ -32,14 +33,12 @@ def main() -> int:
     args = parse_arguments()
     check_report(args.output)
     device = find_device(args.device)
-    checkpoint = load_checkpoint(args.checkpoint)
+    networks, classes = load_networks(args.checkpoint, device)
     folder = find_folder(args.data, args.split)
-    split = find_labelled(folder, checkpoint["classes"])
-    model = build_model(checkpoint, args.checkpoint).to(device)
-
-    evaluation = evaluate(model, checkpoint, split, device)
+    evaluation = evaluate(networks, classes, find_labelled(folder, classes), device)
     print_score(evaluation)
-    write_report(evaluation, model, device, {"checkpoint": str(args.checkpoint), "data": str(folder)}, args.output)
+    about = {"checkpoint": ", ".join(map(str, args.checkpoint)), "data": str(folder)}
+    write_report(evaluation, networks[0].model, device, about, args.output)
     print(f"\nThe report is in {args.output / 'index.html'}.")
     return 1 if evaluation.unread else 0
 
@@ -50,7 +49,14 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--data", type=Path, default=DATA, help=f"a dataset, or <grade>/ or <grade>/{PHOTO_FOLDER}/ folders of photos")
     add("--split", choices=SPLITS, help="of a dataset (default: test)")
-    add("--checkpoint", type=Path, default=Path(BEST), help="trained by coin_classifier_custom.py")
+    add(
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        default=[Path(BEST)],
+        metavar="FILE.pth",
+        help="trained by coin_classifier_custom.py; of several, the mean is taken",
+    )
     add("--output", type=Path, default=OUTPUT, help="folder for the report")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     return parser.parse_args()

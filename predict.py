@@ -15,7 +15,6 @@ import argparse
 import csv
 import glob
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -28,39 +27,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from coin_classifier_custom import BEST, build_model
-from coinkit.batches import grade_batches, move_faces, normalise, to_tensor
+from coinkit.batches import normalise, to_tensor
 from coinkit.checkpoints import load_checkpoint
 from coinkit.cli import ArgumentParser, UserError, on_one_line, run
 from coinkit.devices import find_device
 from coinkit.files import written_whole
-from coinkit.photos import SUFFIXES, PhotoError, find_photos, oddities, open_photo
+from coinkit.grading import TTA_VIEWS, Network, grade_photos
+from coinkit.photos import SUFFIXES, PhotoError, find_photos, open_photo
 
 TOP_K = 3
 HEATMAP_WIDTH = 1024  # pixels
-
-# What --tta adds to the photo as it is: each face turned (degrees), and shifted to the left and upwards (shares of a
-# face), half as far as in training. None is a mirror image, since no coin is.
-TTA_VIEWS = ((-4, 0, 0), (4, 0, 0), (0, -0.015, -0.015), (0, 0.015, 0.015))
-
-
-class Network(NamedTuple):
-    """A trained network, by what to divide its logits, and the size (width, height) of the photos that it takes."""
-
-    model: nn.Module
-    temperature: float
-    size: tuple[int, int]
-
-
-class Photo(NamedTuple):
-    """A photo at each size that a network takes, (3, height, width), uint8; and notes on it."""
-
-    pixels: dict[tuple[int, int], Tensor]
-    notes: list[str]
 
 
 class Verdict(NamedTuple):
@@ -90,7 +71,7 @@ def main() -> int:
 
     unread = 0
     with csv_table(args.csv, top_k) as table:
-        graded = predict(networks, paths, args.tta, device)
+        graded = grade_photos(networks, paths, args.tta, device)
         for path, result in tqdm(graded, total=len(paths), unit="photo", leave=False, disable=len(paths) == 1 or None):
             if isinstance(result, PhotoError):
                 tqdm.write(f"{on_one_line(path)}: {result}", file=sys.stderr)
@@ -200,55 +181,8 @@ def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network
         if checkpoint["classes"] != classes:
             raise UserError(f"{path} has other grades than {paths[0]}: average checkpoints of the same grades.")
         model = build_model(checkpoint, path).to(device)
-        networks.append(Network(model, checkpoint["temperature"], (model.image_width, model.image_height)))
+        networks.append(Network(model, checkpoint["temperature"]))
     return networks, classes
-
-
-def predict(
-    networks: list[Network], paths: list[Path], tta: bool, device: torch.device
-) -> Iterator[tuple[Path, tuple[Tensor, list[str]] | PhotoError]]:
-    """Yield each path with the probabilities of its grades, (classes,), and notes; or with why it cannot be read."""
-
-    def grade(photos: list[Photo]) -> Iterator[tuple[Tensor, list[str]]]:
-        probabilities = mean_probabilities(networks, photos, tta, device)
-        return zip(probabilities, (photo.notes for photo in photos), strict=True)
-
-    return grade_batches(paths, partial(read_photo, sizes={network.size for network in networks}), grade)
-
-
-def read_photo(path: Path, sizes: set[tuple[int, int]]) -> Photo:
-    """Return a photo, with notes on it.
-
-    Raises:
-        PhotoError: it cannot be read.
-    """
-    opened = {size: open_photo(path, *size) for size in sizes}
-    photo, (width, height) = opened[min(sizes)]
-    notes = oddities(photo, (width, height))
-    if any(width < wanted_width and height < wanted_height for wanted_width, wanted_height in sizes):
-        notes.append("small")
-    return Photo({size: to_tensor(photo) for size, (photo, _) in opened.items()}, notes)
-
-
-@torch.inference_mode()
-def mean_probabilities(networks: list[Network], photos: list[Photo], tta: bool, device: torch.device) -> Tensor:
-    """Return the probabilities of the grades, (N, classes): the mean over networks and, with `tta`, over views."""
-    probabilities = []
-    for network in networks:
-        pixels = torch.stack([photo.pixels[network.size] for photo in photos]).to(device)
-        for view in views(pixels, tta):
-            probabilities.append((network.model(normalise(view)) / network.temperature).softmax(dim=1))
-    return torch.stack(probabilities).mean(dim=0).cpu()
-
-
-def views(photos: Tensor, tta: bool) -> Iterator[Tensor]:
-    """Yield photos (N, 3, H, W), uint8, as they are and, with `tta`, in `TTA_VIEWS`, 0.0 to 1.0."""
-    yield photos
-    for degrees, *shift in TTA_VIEWS if tta else ():
-        faces = 2 * len(photos)
-        angle = torch.full((faces,), math.radians(degrees), device=photos.device)
-        shift = torch.tensor(shift, device=photos.device).expand(faces, 2)
-        yield move_faces(photos.float() / 255, angle, torch.ones_like(angle), shift)
 
 
 def as_text(verdict: Verdict) -> str:

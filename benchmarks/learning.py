@@ -33,6 +33,7 @@ from coinkit.checkpoints import load_checkpoint
 from coinkit.cli import keep_freed_memory
 from coinkit.devices import find_device
 from coinkit.grades import sheldon_number
+from coinkit.grading import Network
 from coinkit.metrics import score, uncalibrated
 from coinkit.report import evaluate
 
@@ -228,7 +229,8 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
         options = f"--seed {seed + 100 * number} {SCALES[scale]} {flags}".split()
         options = [option.format(drawn=drawn_folder(scale) / coin.BEST) for option in options]
         model, best = train(dataset, folder / str(number), options)
-        evaluation = evaluate(model.to(device), best, find_split(dataset / "test", best["classes"]), device)
+        network, test = Network(model.to(device), best["temperature"]), find_split(dataset / "test", best["classes"])
+        evaluation = evaluate([network], best["classes"], test, device)
         probabilities.append(evaluation.probabilities)
         uncalibrated_probabilities.append(uncalibrated(evaluation.probabilities, best["temperature"]))
     calibrated, before = (

@@ -14,20 +14,21 @@ import io
 import json
 import math
 import sys
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from coinkit.batches import Split, grade_batches, normalise, to_tensor
+from coinkit.batches import Split, normalise, to_tensor
 from coinkit.cli import UserError
 from coinkit.figures import confusion_chart, overlay, photo_grid, reliability_diagram
 from coinkit.files import folder_written_whole
+from coinkit.grading import Network, grade_photos
 from coinkit.heatmaps import heatmaps
 from coinkit.metrics import Estimate, GradeScore, confusion_matrix, estimate_score, score_grades
 from coinkit.photos import PhotoError, open_photo
@@ -98,48 +99,33 @@ class Evaluation:
         return [index for index in order.tolist() if self.distance[index]][:MISTAKES]
 
 
-def evaluate(model: nn.Module, checkpoint: dict, split: Split, device: torch.device) -> Evaluation:
+def evaluate(networks: list[Network], classes: list[str], split: Split, device: torch.device) -> Evaluation:
     """Grade labelled photos; those that cannot be read are named and left out.
 
     Args:
-        model: the network, on the device, in eval mode.
-        checkpoint: has its classes and its temperature.
+        networks: on the device; of several, the mean is taken.
+        classes: the grades that they all know.
         split: the photos.
-        device: where the network is.
+        device: where the networks are.
 
     Raises:
         UserError: none of the photos can be read.
     """
-
-    @torch.inference_mode()
-    def grade(photos: list[Tensor]) -> np.ndarray:
-        logits = model(normalise(torch.stack(photos).to(device)))
-        return (logits / checkpoint["temperature"]).softmax(dim=1).cpu().numpy()
-
     read, probabilities, unread = [], [], {}
-    results = grade_batches(split.paths, partial(read_photo, model), grade)
-    bar = tqdm(results, "Grading", len(split.paths), unit="photo", leave=False, disable=None)
+    graded = grade_photos(networks, split.paths, tta=False, device=device)
+    bar = tqdm(graded, "Grading", len(split.paths), unit="photo", leave=False, disable=None)
     for index, (path, result) in enumerate(bar):
         if isinstance(result, PhotoError):
             unread[path] = result
         else:
             read.append(index)
-            probabilities.append(result)
+            probabilities.append(result[0])
     for path, reason in unread.items():
         print(f"{path}: {reason}", file=sys.stderr)
     if not read:
         raise UserError("none of the photos can be read.")
     paths, labels = [split.paths[index] for index in read], split.labels[read].numpy()
-    return Evaluation(checkpoint["classes"], paths, labels, np.stack(probabilities), unread)
-
-
-def read_photo(model: nn.Module, path: Path) -> Tensor:
-    """Return a photo as the network takes it, (3, height, width), uint8.
-
-    Raises:
-        PhotoError: it cannot be read.
-    """
-    return to_tensor(open_photo(path, model.image_width, model.image_height)[0])
+    return Evaluation(classes, paths, labels, torch.stack(probabilities).numpy(), unread)
 
 
 def check_report(folder: Path) -> None:
@@ -160,7 +146,7 @@ def write_report(evaluation: Evaluation, model: nn.Module, device: torch.device,
 
     Args:
         evaluation: what to tell.
-        model: the network that graded the photos, to show what made it decide.
+        model: a network that graded the photos, to show what made it decide.
         device: where the network is.
         about: further facts to tell, as names and texts: the checkpoint, say.
         folder: where to, as `check_report` allows it.
@@ -200,7 +186,7 @@ def write_report(evaluation: Evaluation, model: nn.Module, device: torch.device,
 
 def mistake_picture(evaluation: Evaluation, index: int, model: nn.Module, device: torch.device) -> np.ndarray:
     """Return a photo beside what in it spoke for the predicted grade, (height, 2 * width, 3), uint8."""
-    photo = read_photo(model, evaluation.paths[index])
+    photo = to_tensor(open_photo(evaluation.paths[index], model.image_width, model.image_height)[0])
     target = torch.tensor([evaluation.predicted[index]], device=device)
     heatmap = heatmaps(model, normalise(photo[None].to(device)), target)[0].cpu().numpy()
     photo = photo.permute(1, 2, 0).numpy()

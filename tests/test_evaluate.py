@@ -6,9 +6,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from conftest import assert_fails, run_script
 from PIL import Image
 
+from coin_classifier_custom import BEST
 from coinkit.cli import UserError
 from coinkit.files import folder_written_whole
 from coinkit.report import FILES, Evaluation, check_report
@@ -89,6 +91,22 @@ def test_the_page_needs_no_other_file_and_tells_what_is_wrong(trained, tmp_path)
     with Image.open(tmp_path / "report" / "mistakes.png") as gallery:
         gallery.load()
         assert gallery.width > 2 * 2 * 64  # two mistakes in a row, each a photo and its heatmap
+
+
+def test_several_networks_are_scored_as_their_mean(trained, tmp_path):
+    checkpoint = torch.load(trained / BEST, weights_only=True)
+    torch.save(checkpoint | {"temperature": 4.0}, tmp_path / "unsure.pth")
+    shares = []
+    for name, checkpoints in (("a", [BEST]), ("b", [tmp_path / "unsure.pth"]), ("c", [BEST, tmp_path / "unsure.pth"])):
+        result = evaluate(trained, "--checkpoint", *checkpoints, "--output", tmp_path / name)
+        assert result.returncode == 0, result.stderr
+        rows = csv.DictReader((tmp_path / name / "predictions.csv").open(encoding="utf-8", newline=""))
+        shares.append(np.array([[float(row[grade]) for grade in CLASSES] for row in rows]))
+    one, other, both = shares
+    assert np.abs(one - other).max() > 0.05 and np.allclose(both, (one + other) / 2, atol=2e-4)
+
+    torch.save(checkpoint | {"classes": ["g04", "vf30", "ms65"]}, tmp_path / "other.pth")
+    assert_fails(evaluate(trained, "--checkpoint", BEST, tmp_path / "other.pth"), "other.pth", "other grades")
 
 
 def test_a_mistake_of_the_user_is_told_and_changes_nothing(trained, tmp_path):

@@ -33,7 +33,7 @@ def grade(checkpoints, photos, tta=False):
     """The probabilities of the grades of photos, (photos, grades)."""
     device = torch.device("cpu")
     networks, _ = command.load_networks(checkpoints, device)
-    return torch.stack([result[0] for _, result in command.predict(networks, photos, tta, device)])
+    return torch.stack([result[0] for _, result in command.grade_photos(networks, photos, tta, device)])
 
 
 def test_a_photo_gets_its_grade_as_the_guide_shows_it(trained):

@@ -1,0 +1,83 @@
+"""Grade photos with one or several trained networks, whose probabilities are averaged."""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from coinkit.batches import grade_batches, move_faces, normalise, to_tensor
+from coinkit.photos import PhotoError, oddities, open_photo
+
+# What --tta adds to the photo as it is: each face turned (degrees), and shifted to the left and upwards (shares of a
+# face), half as far as in training. None is a mirror image, since no coin is.
+TTA_VIEWS = ((-4, 0, 0), (4, 0, 0), (0, -0.015, -0.015), (0, 0.015, 0.015))
+
+
+class Network(NamedTuple):
+    """A trained network, in eval mode, and by what to divide its logits."""
+
+    model: nn.Module
+    temperature: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the photos that it takes."""
+        return self.model.image_width, self.model.image_height
+
+
+class Photo(NamedTuple):
+    """A photo at each size that a network takes, (3, height, width), uint8; and notes on it."""
+
+    pixels: dict[tuple[int, int], Tensor]
+    notes: list[str]
+
+
+def grade_photos(
+    networks: list[Network], paths: list[Path], tta: bool, device: torch.device
+) -> Iterator[tuple[Path, tuple[Tensor, list[str]] | PhotoError]]:
+    """Yield each path with the probabilities of its grades, (classes,), and notes; or with why it cannot be read."""
+
+    def grade(photos: list[Photo]) -> Iterator[tuple[Tensor, list[str]]]:
+        probabilities = mean_probabilities(networks, photos, tta, device)
+        return zip(probabilities, (photo.notes for photo in photos), strict=True)
+
+    return grade_batches(paths, partial(read_photo, sizes={network.size for network in networks}), grade)
+
+
+def read_photo(path: Path, sizes: set[tuple[int, int]]) -> Photo:
+    """Return a photo, with notes on it.
+
+    Raises:
+        PhotoError: it cannot be read.
+    """
+    opened = {size: open_photo(path, *size) for size in sizes}
+    photo, (width, height) = opened[min(sizes)]
+    notes = oddities(photo, (width, height))
+    if any(width < wanted_width and height < wanted_height for wanted_width, wanted_height in sizes):
+        notes.append("small")
+    return Photo({size: to_tensor(photo) for size, (photo, _) in opened.items()}, notes)
+
+
+@torch.inference_mode()
+def mean_probabilities(networks: list[Network], photos: list[Photo], tta: bool, device: torch.device) -> Tensor:
+    """Return the probabilities of the grades, (N, classes): the mean over networks and, with `tta`, over views."""
+    probabilities = []
+    for network in networks:
+        pixels = torch.stack([photo.pixels[network.size] for photo in photos]).to(device)
+        for view in views(pixels, tta):
+            probabilities.append((network.model(normalise(view)) / network.temperature).softmax(dim=1))
+    return torch.stack(probabilities).mean(dim=0).cpu()
+
+
+def views(photos: Tensor, tta: bool) -> Iterator[Tensor]:
+    """Yield photos (N, 3, H, W), uint8, as they are and, with `tta`, in `TTA_VIEWS`, 0.0 to 1.0."""
+    yield photos
+    for degrees, *shift in TTA_VIEWS if tta else ():
+        faces = 2 * len(photos)
+        angle = torch.full((faces,), math.radians(degrees), device=photos.device)
+        shift = torch.tensor(shift, device=photos.device).expand(faces, 2)
+        yield move_faces(photos.float() / 255, angle, torch.ones_like(angle), shift)
