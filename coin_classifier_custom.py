@@ -687,13 +687,12 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         checkpoint = load_checkpoint(best)
         trainer.model.load_state_dict(checkpoint["model_state_dict"])
         network = Network(trainer.model.eval(), checkpoint["temperature"])
-        evaluation = evaluate([network], checkpoint["classes"], test, trainer.device)
-        temperature = checkpoint["temperature"]
-        raw = uncalibrated(evaluation.probabilities, temperature)
+        evaluation = evaluate([network], classes, test, trainer.device)
+        raw = uncalibrated(evaluation.probabilities, network.temperature)
         total, before = (score(values, evaluation.labels, classes) for values in (evaluation.probabilities, raw))
         print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {total}")
         print(f"Calibration error: {total.calibration_error:.3f}, and {before.calibration_error:.3f} without", end="")
-        print(f" the temperature {temperature:.2f}, which was fitted on the validation photos")
+        print(f" the temperature {network.temperature:.2f}, which was fitted on the validation photos")
         about = {"checkpoint": str(best), "data": str(args.data / "test")}
         write_report(evaluation, trainer.model, trainer.device, about, report)
         print(f"\nThe report is in {report / 'index.html'}.")
