@@ -281,7 +281,7 @@ class Trainer:
                     self.save()
                     raise
         if processes.FIRST and self.progress.epochs < self.args.num_epochs:
-            print(f"No lower validation loss since epoch {self.progress.lowest_epoch}: stopped early.")
+            print(f"No lower loss on validation, calibrated, since epoch {self.progress.lowest_epoch}: stopped early.")
         if asdict(self.progress) != self.saved_progress:
             self.save()
 

@@ -32,9 +32,9 @@ def main() -> int:
     """Run the command; the exit status is 1 if a photo could not be read."""
     args = parse_arguments()
     check_report(args.output)
+    folder = find_folder(args.data, args.split)
     device = find_device(args.device)
     networks, classes = load_networks(args.checkpoint, device)
-    folder = find_folder(args.data, args.split)
     evaluation = evaluate(networks, classes, find_labelled(folder, classes), device)
     print_score(evaluation)
     about = {"checkpoint": ", ".join(map(str, args.checkpoint)), "data": str(folder)}

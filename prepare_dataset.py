@@ -38,7 +38,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, on_one_line, run, usable_cores
-from coinkit.files import alone, beside, folder_written_whole, link_or_copy, recover, room_for
+from coinkit.files import SYSTEM_FILES, alone, beside, folder_written_whole, link_or_copy, recover, room_for
 from coinkit.grades import class_name, scale_order, sheldon_number
 from coinkit.photos import PHOTO_FOLDER, PhotoError, find_photos, map_ahead, oddities, open_photo
 
@@ -70,7 +70,6 @@ CERTIFICATE = re.compile(r"(?<!\d)(?!(?:19|20)\d\d[01]\d[0-3]\d(?!\d))(?:\d{7}-\
 
 ENOUGH = {20: "too few", 50: "usable", 100: "good", float("inf"): "excellent"}  # under this many photos in a grade
 MAX_IMBALANCE = 3
-SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # what systems put into folders
 GONE = "no longer there"  # the reason of a photo that was in the dataset
 MAX_LISTED = 20  # photos named on screen; the manifest names them all
 

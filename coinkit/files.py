@@ -10,6 +10,7 @@ from pathlib import Path
 from coinkit.cli import UserError
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)}
+SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # what systems put into folders
 LOCK_PATIENCE = 1  # seconds; workers of a run that was killed may hold its lock a moment longer than it
 
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from coinkit.batches import Split, normalise, to_tensor
 from coinkit.cli import UserError
 from coinkit.figures import confusion_chart, overlay, photo_grid, reliability_diagram
-from coinkit.files import folder_written_whole
+from coinkit.files import SYSTEM_FILES, folder_written_whole
 from coinkit.grading import Network, grade_photos
 from coinkit.heatmaps import heatmaps
 from coinkit.metrics import Estimate, GradeScore, confusion_matrix, estimate_score, score_grades
@@ -137,7 +137,7 @@ def check_report(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is no folder: move it away, so that the report can be there.")
     for path in sorted(folder.iterdir()) if folder.exists() else []:
-        if path.name not in {*FILES, ".DS_Store", "Thumbs.db", "desktop.ini"}:
+        if path.name not in FILES | SYSTEM_FILES:
             raise UserError(f"{path} is no part of a report and would be lost: move it away.")
 
 
