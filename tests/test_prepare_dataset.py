@@ -131,6 +131,15 @@ def test_photos_that_go_and_come_back_keep_their_splits(images, tmp_path):
     assert len(list(tmp_path.glob("coin_dataset/*/vf30/*.jpg"))) == 12
 
 
+def test_a_grade_without_training_photos_is_told_of(images, tmp_path):
+    for source, row in prepare(tmp_path).items():
+        if row["grade"] == "vf30" and row["split"] == "train":
+            (tmp_path / "images" / source).unlink()
+    result = run_script("prepare_dataset.py", cwd=tmp_path)
+    assert "no photo in train, so not to be learned: vf30" in result.stdout
+    assert {path.name for path in tmp_path.glob("coin_dataset/train/*")} == {"ms65"}
+
+
 def test_another_photo_of_a_coin_whose_photo_is_gone_gets_its_split(images, tmp_path):
     before = prepare(tmp_path)
     kept_elsewhere = shutil.move(images / "vf30" / "6000x3000", tmp_path / "vf30")

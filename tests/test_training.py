@@ -212,7 +212,15 @@ def test_mistakes_are_told_in_a_line(tmp_path):
     assert_fails(train(tmp_path), "prepare_dataset.py")
     make_dataset(tmp_path / "coin_dataset", train=1)
     assert_fails(train(tmp_path, "--resume"), LAST)
-    for options in (["--batch-size", 0], ["--image-width", 8], ["--channels", 8], ["--dropout", 1], ["--augment", "x"]):
+    for options in (
+        ["--batch-size", 0],
+        ["--image-width", 8],
+        ["--channels", 8],
+        ["--dropout", 1],
+        ["--dropout", "nan"],
+    ):
+        assert_fails(train(tmp_path, *options), options[0])
+    for options in (["--augment", "x"], ["--weight-decay", "nan"], ["--learning-rate", "nan"]):
         assert_fails(train(tmp_path, *options), options[0])
     assert_fails(train(tmp_path, "--device", "cuda:99"), "--device cuda:99")
     (tmp_path / "coin_dataset" / "train" / "vf30" / "0.jpg").unlink()
