@@ -628,6 +628,7 @@ def start_from_other(trainer: Trainer) -> None:
                 if name not in weights or weights[name].shape != tensor.shape:
                     raise UserError(f"{source} is of another architecture (see {name}): give its training's options.")
                 tensor.copy_(weights[name])
+    print(f"Starting from {source}{'' if same_classes else ', all but its last layer'}")
 
 
 # ---------------------------------------------------------------- the command
@@ -662,6 +663,8 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
 
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     print(f"Photos: {len(train.paths)} for training, {len(val.paths)} for validation, {len(test.paths)} for the test")
+    if not val.paths:
+        print("Without validation photos, the last epoch is kept, and its confidence is not calibrated.")
     print(f"Grades: {', '.join(classes)}")
     print(f"Network: {parameters / 1e6:.1f} million parameters, in {trainer.dtype} on {trainer.device}")
     if trainer.device.type == "cpu" and args.image_width > PRESETS["small"]["image_width"]:

@@ -102,6 +102,9 @@ def parse_arguments() -> argparse.Namespace:
     args.output = args.output or (WEIGHTS if args.weights_only else ONNX)
     if args.weights_only and args.precision == "int8":
         parser.error("--weights-only goes with --precision fp32 or fp16")
+    suffix = WEIGHTS.suffix if args.weights_only else ONNX.suffix
+    if args.output.suffix.lower() != suffix:  # it might be a photo, to be written over
+        parser.error(f"--output: give a name that ends in {suffix}")
     if args.output.resolve() == args.checkpoint.resolve():
         parser.error("--output would replace the checkpoint: give it another name")
     return args

@@ -497,8 +497,10 @@ def check_output(output: Path, source: Path) -> list[Photo]:
     """Return the rows of the dataset that is in `output`, none if there is no dataset.
 
     Raises:
-        UserError: `output` holds files that are not of a dataset and would be lost.
+        UserError: `output` is a file, or holds files that are not of a dataset and would be lost.
     """
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is no folder: choose another one.")
     source = source.resolve()
     if output == source or output in source.parents:
         raise UserError(f"--output {output} contains the photos of --source {source}: choose another folder.")

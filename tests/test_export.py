@@ -139,7 +139,13 @@ def test_without_photos_nothing_is_exported(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options, words", [(["--output", BEST], "another name"), (["--weights-only", "--precision", "int8"], "fp16")]
+    "options, words",
+    [
+        (["--weights-only", "--output", BEST], "another name"),
+        (["--weights-only", "--precision", "int8"], "fp16"),
+        (["--output", "photo.jpg"], "ends in .onnx"),
+        (["--weights-only", "--output", "coin.onnx"], "ends in .pth"),
+    ],
 )
 def test_options_that_make_no_sense_are_refused(folder, monkeypatch, capsys, options, words):
     with pytest.raises(SystemExit):

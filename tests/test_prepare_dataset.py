@@ -303,6 +303,7 @@ def test_a_folder_of_somebody_else_is_not_replaced(images, tmp_path):
     (tmp_path / "coin_dataset" / "diary.txt").write_text("mine")
     assert "diary.txt" in fails(tmp_path)
     assert "choose another" in fails(tmp_path, "--output", "images")
+    assert "no folder" in fails(tmp_path, "--output", "coin_dataset/diary.txt")
     assert (tmp_path / "coin_dataset" / "diary.txt").read_text() == "mine"
 
 

@@ -187,6 +187,7 @@ def test_without_validation_photos_the_last_epoch_is_kept(tmp_path):
     make_dataset(tmp_path / "coin_dataset", val=0)
     result = train(tmp_path, "--num-epochs", 2)
     assert result.returncode == 0, result.stderr
+    assert "Without validation photos" in result.stdout
     assert load(tmp_path, BEST)["progress"]["best_epoch"] == 2
 
 
@@ -265,6 +266,7 @@ def test_it_starts_from_another_model_though_its_grades_differ(trained, tmp_path
     options = ["--init-from", trained / BEST, "--num-epochs", 1, "--learning-rate", 1e-9]
     result = train(tmp_path, *options)
     assert result.returncode == 0, result.stderr
+    assert "all but its last layer" in result.stdout
     given, taken = load(trained, BEST)["model_state_dict"], load(tmp_path)["model_state_dict"]
     assert torch.allclose(taken["fc1.weight"], given["fc1.weight"], atol=1e-6)
     assert taken["fc3.weight"].shape == (2, 16) and given["fc3.weight"].shape == (3, 16)
