@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from coinkit import processes
@@ -45,10 +46,9 @@ from coinkit.cli import ArgumentParser, UserError, as_config, as_options, on_sto
 from coinkit.devices import choose_dtype, find_device, is_out_of_memory
 from coinkit.figures import photo_grid
 from coinkit.files import alone, link_or_copy, room_for, written_whole
-from coinkit.grades import sheldon_number
 from coinkit.grading import Network
 from coinkit.layers import Residual, StandardisedConv2d, StandardiseFaces
-from coinkit.learning import balanced_weights, grading_losses, learning_rate_factor, make_optimizer, soft_labels
+from coinkit.learning import balanced_weights, learning_rate_factor, make_optimizer, soft_labels
 from coinkit.metrics import score, uncalibrated
 from coinkit.photos import MAX_PIXELS
 from coinkit.progress import Progress
@@ -69,7 +69,6 @@ WARMUP = 0.05  # share of the steps in which the learning rate rises; after that
 WEIGHT_DECAY = 0.05
 CLIP_GRAD_NORM = 1.0  # 0 leaves gradients as they are
 LABEL_SPREAD = 0.7  # how far a label reaches to its neighbours, as a standard deviation in grades; 0 for hard labels
-DISTANCE_WEIGHT = 0.0  # how much it counts, beside cross-entropy, how many grades the probabilities lie off
 AUGMENT = "normal"  # a key of AUGMENTATIONS
 PATIENCE = 0  # stop after so many epochs without a lower validation loss; 0 never stops early
 SEED = 0
@@ -239,8 +238,6 @@ class Trainer:
         self.read = PhotoReader(args.image_width, args.image_height, args.cache_gb, accepted)
         self.pool = ThreadPoolExecutor(usable_cores())
         self.targets = soft_labels(classes, args.label_spread).to(device)
-        on_scale = all(sheldon_number(name) is not None for name in classes)  # elsewhere there is no distance
-        self.distance_weight = args.distance_weight if on_scale else 0.0
         weights = balanced_weights(train.labels, len(classes)) if args.class_weights else torch.ones(len(classes))
         self.class_weights = weights.to(device)
         self.progress = Progress(log_dir=str(args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S}"))
@@ -434,7 +431,7 @@ class Trainer:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             network = self.parallel if self.model.training else self.model
             logits = network(normalise(photos).to(memory_format=self.memory_format)).float()
-        return grading_losses(logits, self.targets[labels], self.distance_weight), logits
+        return F.cross_entropy(logits, self.targets[labels], reduction="none"), logits
 
     @torch.inference_mode()
     def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
@@ -477,7 +474,7 @@ class Trainer:
             "gradient norm": progress.gradient_sum / progress.seen,
             "photos per second": progress.seen / progress.seconds,
         }
-        loss = grading_losses(logits, self.targets.cpu()[labels], self.distance_weight).mean().item()
+        loss = F.cross_entropy(logits, self.targets.cpu()[labels]).item()
         val = {"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean().item()}  # nan without photos
         best = progress.end_epoch(logits, labels)
         if len(labels):
@@ -730,7 +727,6 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--weight-decay", type=float, default=WEIGHT_DECAY, help="how strongly weights are pulled towards 0 (AdamW)")
     add("--clip-grad-norm", type=float, default=CLIP_GRAD_NORM, help="longer gradients are shortened; 0: never")
     add("--label-spread", type=float, default=LABEL_SPREAD, help="grades that a label reaches to both sides; 0: none")
-    add("--distance-weight", type=float, default=DISTANCE_WEIGHT, help="in the loss, of how many grades it is off")
     add("--augment", choices=AUGMENTATIONS, default=AUGMENT, help="how much training photos are varied")
     add("--class-weights", action=on_or_off, default=False, help="let every grade count the same, however few photos")
     add("--patience", type=int, default=PATIENCE, help="stop after so many epochs that are no better; 0: never")
@@ -766,8 +762,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     if not 4 <= len(args.channels) <= 6:
         parser.error("--channels: give 4, 5 or 6 numbers")
     least = dict.fromkeys(("channels", "fc_features", "batch_size", "accumulate", "num_epochs"), 1)
-    least |= dict.fromkeys(("weight_decay", "clip_grad_norm", "label_spread", "distance_weight"), 0)
-    least |= dict.fromkeys(("patience", "seed", "cache_gb"), 0)
+    least |= dict.fromkeys(("weight_decay", "clip_grad_norm", "label_spread", "patience", "seed", "cache_gb"), 0)
     for name, value in least.items():
         if not np.min(getattr(args, name)) >= value:  # nan is neither
             parser.error(f"--{name.replace('_', '-')} must be at least {value}")

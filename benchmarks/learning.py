@@ -17,10 +17,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -32,7 +34,7 @@ from coinkit.batches import Split, find_split
 from coinkit.checkpoints import load_checkpoint
 from coinkit.cli import keep_freed_memory
 from coinkit.devices import find_device
-from coinkit.grades import sheldon_number
+from coinkit.grades import class_name, sheldon_number
 from coinkit.grading import Network
 from coinkit.metrics import score, uncalibrated
 from coinkit.report import evaluate
@@ -76,44 +78,52 @@ DEFAULT_BIASES = (nn.init, "zeros_", lambda *args, **options: None)
 HARD_LABELS, NO_CLIPPING, NO_DECAY = "--label-spread 0", "--clip-grad-norm 0", "--weight-decay 0"
 GUIDE = f"{HARD_LABELS} {NO_CLIPPING} {NO_DECAY} --warmup 0"  # AdamW without decay is Adam
 GUIDE_CHANGES = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, NO_FACE_STANDARDISATION, DEFAULT_BIASES, NO_GREY]
-DISTANCE = "--distance-weight 0.5"
 LONG = "--augment strong --num-epochs 150 --batch-size 16 --learning-rate 0.002"
 
 FIXED_GUIDE = "guide, with He initialisation and a learning rate for each layer"
-MEAN_OF_NETWORKS = ", mean of 3 networks"  # trained with other seeds on the same photos
 # From a network that has learned coins of these grades, drawn as for the demo
 FROM_DRAWN_COINS = "--augment strong --init-from {drawn}"
 DRAWN_GRADES = ("g04", "g06", "vg08", "f12", "f15", "vf20", "vf30", "xf40", "xf45")
 DRAWN_GRADES += ("au50", "au55", "au58", "ms61", "ms63", "ms65", "ms67")
 
-# Each row: flags of the training, and what is changed in the module before it runs.
+
+class Row(NamedTuple):
+    """What is trained for a row of the table."""
+
+    flags: str = ""  # of the training
+    changes: Sequence[tuple] = ()  # of modules, before it runs
+    networks: int = 1  # trained with other seeds on the same photos; the mean is scored
+    by_grade: bool = False  # the 5 classes are learned as single grades, whose probabilities are added up
+
+
 ROWS = {
-    "guide": (GUIDE, [*GUIDE_CHANGES, DEFAULT_WEIGHTS, ONE_LEARNING_RATE]),
-    "guide, with a learning rate for each layer": (GUIDE, [*GUIDE_CHANGES, DEFAULT_WEIGHTS]),
-    FIXED_GUIDE: (GUIDE, GUIDE_CHANGES),
-    "ours": ("", []),
-    "ours, strong augmentation": ("--augment strong", []),
-    "ours, long": (LONG, []),
-    "ours, from drawn coins": (FROM_DRAWN_COINS, []),
-    "ours, long, from drawn coins": (f"{LONG} {FROM_DRAWN_COINS}", []),
-    "ours, from drawn coins, distance": (f"{DISTANCE} {FROM_DRAWN_COINS}", []),
-    f"ours{MEAN_OF_NETWORKS}": ("", []),
-    f"ours, from drawn coins{MEAN_OF_NETWORKS}": (FROM_DRAWN_COINS, []),
-    f"ours, from drawn coins, distance{MEAN_OF_NETWORKS}": (f"{DISTANCE} {FROM_DRAWN_COINS}", []),
-    "ours without weight standardisation": ("", [NO_WEIGHT_STANDARDISATION]),
-    "ours without group norm and weight standardisation": ("", [PLAIN_CONVOLUTIONS, NO_GROUP_NORM]),
-    "ours without standardised faces": ("", [NO_FACE_STANDARDISATION]),
-    "ours without a learning rate for each layer": ("", [ONE_LEARNING_RATE]),
-    "ours without warm-up and annealing": ("", [CONSTANT_LEARNING_RATE]),
-    "ours without soft labels": (HARD_LABELS, []),
-    "ours without augmentation": ("--augment none", []),
-    "ours without grey photos": ("", [NO_GREY]),
-    "ours without clipping": (NO_CLIPPING, []),
-    "ours without weight decay": (NO_DECAY, []),
-    "ours without dropout": ("--dropout 0", []),
-    "ours, from half of the photos": ("", [HALF_OF_TRAINING]),
-    "resnet50": ("--model resnet50", []),
-    "resnet50, from half of the photos": ("--model resnet50", [HALF_OF_TRAINING]),
+    "guide": Row(GUIDE, [*GUIDE_CHANGES, DEFAULT_WEIGHTS, ONE_LEARNING_RATE]),
+    "guide, with a learning rate for each layer": Row(GUIDE, [*GUIDE_CHANGES, DEFAULT_WEIGHTS]),
+    FIXED_GUIDE: Row(GUIDE, GUIDE_CHANGES),
+    "ours": Row(),
+    "ours, strong augmentation": Row("--augment strong"),
+    "ours, long": Row(LONG),
+    "ours, from drawn coins": Row(FROM_DRAWN_COINS),
+    "ours, long, from drawn coins": Row(f"{LONG} {FROM_DRAWN_COINS}"),
+    "ours, mean of 3 networks": Row(networks=3),
+    "ours, from drawn coins, mean of 3 networks": Row(FROM_DRAWN_COINS, networks=3),
+    "ours, from drawn coins, mean of 5 networks": Row(FROM_DRAWN_COINS, networks=5),
+    "ours, from drawn coins, 27 grades summed, mean of 3 networks": Row(FROM_DRAWN_COINS, networks=3, by_grade=True),
+    "ours, from drawn coins, 27 grades summed, mean of 5 networks": Row(FROM_DRAWN_COINS, networks=5, by_grade=True),
+    "ours without weight standardisation": Row(changes=[NO_WEIGHT_STANDARDISATION]),
+    "ours without group norm and weight standardisation": Row(changes=[PLAIN_CONVOLUTIONS, NO_GROUP_NORM]),
+    "ours without standardised faces": Row(changes=[NO_FACE_STANDARDISATION]),
+    "ours without a learning rate for each layer": Row(changes=[ONE_LEARNING_RATE]),
+    "ours without warm-up and annealing": Row(changes=[CONSTANT_LEARNING_RATE]),
+    "ours without soft labels": Row(HARD_LABELS),
+    "ours without augmentation": Row("--augment none"),
+    "ours without grey photos": Row(changes=[NO_GREY]),
+    "ours without clipping": Row(NO_CLIPPING),
+    "ours without weight decay": Row(NO_DECAY),
+    "ours without dropout": Row("--dropout 0"),
+    "ours, from half of the photos": Row(changes=[HALF_OF_TRAINING]),
+    "resnet50": Row("--model resnet50"),
+    "resnet50, from half of the photos": Row("--model resnet50", [HALF_OF_TRAINING]),
 }
 
 
@@ -133,13 +143,14 @@ def main() -> None:
         train_and_test(args.scale, args.rows[0], args.tasks[0], args.seeds[0])
         return
     if not args.table:
-        if not args.coins:
-            parser.error("--coins is needed")
+        if not args.coins or not any(args.coins.glob("*/*.jpg")):
+            parser.error("--coins: name a folder of <grade>/*.jpg")
         for task, seed in product(args.tasks, args.seeds):
             prepare(args.coins, task, seed)
         done = {key(result) for result in read_results()}
-        jobs = [job for job in product([args.scale], args.rows, args.tasks, args.seeds) if job not in done]
-        if any(FROM_DRAWN_COINS in ROWS[row][0] for _, row, _, _ in jobs):
+        wanted = product([args.scale], args.rows, args.tasks, args.seeds)
+        jobs = [job for job in wanted if job not in done and not (ROWS[job[1]].by_grade and job[2] != "5")]
+        if any(FROM_DRAWN_COINS in ROWS[row].flags for _, row, _, _ in jobs):
             learn_drawn_coins(args.scale)
         with ThreadPoolExecutor(args.jobs) as pool:
             for job in jobs:
@@ -191,6 +202,16 @@ def drawn_folder(scale: str) -> Path:
     return SCRATCH / f"drawn-{scale}"
 
 
+def lay_out_by_grade(dataset: Path) -> Path:
+    """Return the dataset of the five classes laid out by single grades, in the same splits."""
+    by_grade = dataset.with_name(f"{dataset.name}-by-grade")
+    for photo in dataset.glob("*/*/*.jpg"):
+        target = by_grade / photo.parent.parent.name / class_name(photo.name.partition("-")[0]) / photo.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(photo, target)
+    return by_grade
+
+
 def five_class(grade: str) -> str:
     """Return the one of the five classes that a grade belongs to."""
     return next(name for name, highest in FIVE_CLASSES.items() if sheldon_number(grade) <= highest)
@@ -218,14 +239,16 @@ def run_apart(job: tuple) -> None:
 
 def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     """Train, score the test split, and add the result to the file."""
-    flags, replacements = ROWS[row]
-    for module, name, replacement in replacements:
+    flags, changes, networks, by_grade = ROWS[row]
+    for module, name, replacement in changes:
         setattr(module, name, replacement)
     folder, dataset = run_folder(scale, row, task, seed), SCRATCH / f"dataset-{task}-{seed}"
+    if by_grade:
+        dataset = lay_out_by_grade(dataset)
     device = find_device("auto")
     keep_freed_memory()
     probabilities, uncalibrated_probabilities = [], []
-    for number in range(3 if row.endswith(MEAN_OF_NETWORKS) else 1):
+    for number in range(networks):
         options = f"--seed {seed + 100 * number} {SCALES[scale]} {flags}".split()
         options = [option.format(drawn=drawn_folder(scale) / coin.BEST) for option in options]
         model, best = train(dataset, folder / str(number), options)
@@ -233,12 +256,15 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
         evaluation = evaluate([network], best["classes"], test, device)
         probabilities.append(evaluation.probabilities)
         uncalibrated_probabilities.append(uncalibrated(evaluation.probabilities, best["temperature"]))
-    calibrated, before = (
-        score(np.mean(values, axis=0), evaluation.labels, best["classes"])
-        for values in (probabilities, uncalibrated_probabilities)
-    )
+    classes, labels = best["classes"], evaluation.labels
+    calibrated, before = np.mean(probabilities, axis=0), np.mean(uncalibrated_probabilities, axis=0)
+    if by_grade:
+        class_of = np.array([list(FIVE_CLASSES).index(five_class(grade)) for grade in classes])
+        classes, labels = list(FIVE_CLASSES), class_of[labels]
+        calibrated, before = (values @ np.eye(len(classes))[class_of] for values in (calibrated, before))
     result = {"scale": scale, "row": row, "task": task, "seed": seed}
-    result |= calibrated._asdict() | {"calibration_error_before": before.calibration_error}
+    result |= score(calibrated, labels, classes)._asdict()
+    result |= {"calibration_error_before": score(before, labels, classes).calibration_error}
     result |= {"best_epoch": best["progress"]["best_epoch"], "val_exact": best["best_val_acc"]}
     result |= {"parameters": sum(parameter.numel() for parameter in model.parameters())}
     log = {name: EventAccumulator(f"{best['progress']['log_dir']}/{name}").Reload() for name in ("train", "val")}

@@ -25,23 +25,6 @@ def soft_labels(classes: list[str], spread: float) -> Tensor:
     return near / near.sum(dim=1, keepdim=True)
 
 
-def grading_losses(logits: Tensor, targets: Tensor, distance_weight: float) -> Tensor:
-    """Return the loss of each photo, (N,): cross-entropy, and how many grades the probabilities lie off, weighted.
-
-    That is their earth mover's distance from the target: how far they have to be moved along the scale to become it
-    (Hou et al. 2016, "Squared Earth Mover's Distance-based Loss", arXiv 1611.05916; here it is not squared).
-
-    Args:
-        logits, targets: (N, classes), the classes in the order of the scale.
-        distance_weight: 0 for cross-entropy alone.
-    """
-    losses = F.cross_entropy(logits, targets, reduction="none")
-    if distance_weight:
-        off = logits.softmax(dim=1).cumsum(dim=1) - targets.cumsum(dim=1)
-        losses = losses + distance_weight * off.abs().sum(dim=1)
-    return losses
-
-
 def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
     """Return a weight for each class so that all count the same; over the photos, the mean is 1."""
     counts = torch.bincount(labels, minlength=num_classes)

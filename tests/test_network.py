@@ -4,7 +4,7 @@ import torch
 from coin_classifier_custom import (
     CoinClassifier,
 )
-from coinkit.learning import fit_temperature, grading_losses, learning_rate_factor, make_optimizer, soft_labels
+from coinkit.learning import fit_temperature, learning_rate_factor, make_optimizer, soft_labels
 
 
 def shapes(model, width, height):
@@ -82,13 +82,6 @@ def test_labels_are_soft_along_the_scale_only():
     assert rows[0, 0] > rows[0, 1] > rows[0, 2] > 0 and rows[1, 0] == rows[1, 2]
     assert rows[3].tolist() == [0, 0, 0, 1] and rows[0, 3] == 0
     assert torch.equal(soft_labels(["g04", "vf20"], spread=0), torch.eye(2))
-
-
-def test_the_loss_counts_how_many_grades_the_probabilities_lie_off():
-    targets = torch.eye(5)[[2, 2, 2, 0]]
-    logits = torch.tensor([[0, 0, 99, 0, 0], [0, 99, 0, 0, 0], [99, 0, 0, 0, 0], [0, 0, 0, 99, 99]]).float()
-    off = grading_losses(logits, targets, 0.5) - grading_losses(logits, targets, 0)
-    assert off.tolist() == pytest.approx([0, 0.5, 1, 1.75])  # the last is three or four grades off
 
 
 def test_layers_with_many_inputs_learn_more_slowly():

@@ -1,5 +1,4 @@
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -161,20 +160,12 @@ def test_accumulated_batches_make_the_same_step_as_large_ones(tmp_path):
     [
         ["--graph", "--residual", "--activation", "leaky_relu", "--channels", 4, 4, 4, 4, 4],
         ["--class-weights", "--label-spread", 0, "--augment", "strong", "--clip-grad-norm", 0, "--no-fused"],
-        ["--precision", "bf16", "--augment", "none", "--cache-gb", 0, "--distance-weight", 0.5],
+        ["--precision", "bf16", "--augment", "none", "--cache-gb", 0],
     ],
 )
 def test_the_advice_of_the_guide_is_a_setting(dataset, tmp_path, options):
     result = train(tmp_path, "--num-epochs", 1, *options)
     assert result.returncode == 0, result.stderr
-
-
-@pytest.mark.parametrize("grades", [("g06", "ms65"), ("cleaned", "plated")])
-def test_distance_counts_only_on_the_scale(tmp_path, grades):
-    make_dataset(tmp_path / "coin_dataset", grades=grades)
-    options = ("--num-epochs", 1, "--distance-weight")
-    losses = [re.findall(r"loss ([\d.]+)", train(tmp_path, *options, weight).stdout) for weight in (0, 10)]
-    assert losses[0] and (losses[0] == losses[1]) == (grades[0] == "cleaned")
 
 
 def test_it_stops_early_when_asked(dataset, tmp_path):
