@@ -22,7 +22,7 @@ demo: .venv/user
 	@echo "How good it is, and which coins it got wrong: demo/report/index.html"
 	@echo "For coins of your own, put photos into images/<grade>/6000x3000/ and run:"
 	@echo "  $(BIN)/python prepare_dataset.py"
-	@echo "  $(BIN)/python coin_classifier_custom.py        (--preset small without a GPU)"
+	@echo "  $(BIN)/python coin_classifier_custom.py        (--preset narrow without a GPU)"
 	@echo "  $(BIN)/python predict.py photo.jpg"
 
 .venv/user: requirements.txt

@@ -126,7 +126,7 @@ def main() -> None:
     else:
         data = "" if args.output == OUTPUT else f" --data {args.output}"
         print(f"\nThe dataset is in {args.output}. Next: python coin_classifier_custom.py{data}", end="")
-        print("        (--preset small without a GPU)")
+        print("        (--preset narrow without a GPU)")
 
 
 def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:

@@ -50,8 +50,8 @@ FIVE_CLASSES = {"g": 6, "f": 15, "vf": 35, "xf": 58, "ms": 70}  # the highest nu
 # The default network takes days without a GPU, so what is compared is narrower and sees smaller photos.
 SCALES = {
     "default": "",
-    "quarter": "--image-width 256 --image-height 128 --channels 16 32 64 128 128 --fc-features 512 256 --num-epochs 50",
-    "small": "--image-width 128 --image-height 64 --channels 16 32 64 128 128 --fc-features 512 256 --num-epochs 30",
+    "quarter": "--preset narrow",
+    "small": "--preset narrow --image-width 128 --image-height 64 --num-epochs 30",
 }
 
 
