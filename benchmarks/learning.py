@@ -34,7 +34,7 @@ from coinkit.batches import Split, find_split
 from coinkit.checkpoints import load_checkpoint
 from coinkit.cli import keep_freed_memory
 from coinkit.devices import find_device
-from coinkit.grades import class_name, sheldon_number
+from coinkit.grades import sheldon_number
 from coinkit.grading import Network
 from coinkit.metrics import score, uncalibrated
 from coinkit.report import evaluate
@@ -93,7 +93,6 @@ class Row(NamedTuple):
     flags: str = ""  # of the training
     changes: Sequence[tuple] = ()  # of modules, before it runs
     networks: int = 1  # trained with other seeds on the same photos; the mean is scored
-    by_grade: bool = False  # the 5 classes are learned as single grades, whose probabilities are added up
 
 
 ROWS = {
@@ -108,8 +107,6 @@ ROWS = {
     "ours, mean of 3 networks": Row(networks=3),
     "ours, from drawn coins, mean of 3 networks": Row(FROM_DRAWN_COINS, networks=3),
     "ours, from drawn coins, mean of 5 networks": Row(FROM_DRAWN_COINS, networks=5),
-    "ours, from drawn coins, 27 grades summed, mean of 3 networks": Row(FROM_DRAWN_COINS, networks=3, by_grade=True),
-    "ours, from drawn coins, 27 grades summed, mean of 5 networks": Row(FROM_DRAWN_COINS, networks=5, by_grade=True),
     "ours without weight standardisation": Row(changes=[NO_WEIGHT_STANDARDISATION]),
     "ours without group norm and weight standardisation": Row(changes=[PLAIN_CONVOLUTIONS, NO_GROUP_NORM]),
     "ours without standardised faces": Row(changes=[NO_FACE_STANDARDISATION]),
@@ -148,8 +145,7 @@ def main() -> None:
         for task, seed in product(args.tasks, args.seeds):
             prepare(args.coins, task, seed)
         done = {key(result) for result in read_results()}
-        wanted = product([args.scale], args.rows, args.tasks, args.seeds)
-        jobs = [job for job in wanted if job not in done and not (ROWS[job[1]].by_grade and job[2] != "5")]
+        jobs = [job for job in product([args.scale], args.rows, args.tasks, args.seeds) if job not in done]
         if any(FROM_DRAWN_COINS in ROWS[row].flags for _, row, _, _ in jobs):
             learn_drawn_coins(args.scale)
         with ThreadPoolExecutor(args.jobs) as pool:
@@ -202,16 +198,6 @@ def drawn_folder(scale: str) -> Path:
     return SCRATCH / f"drawn-{scale}"
 
 
-def lay_out_by_grade(dataset: Path) -> Path:
-    """Return the dataset of the five classes laid out by single grades, in the same splits."""
-    by_grade = dataset.with_name(f"{dataset.name}-by-grade")
-    for photo in dataset.glob("*/*/*.jpg"):
-        target = by_grade / photo.parent.parent.name / class_name(photo.name.partition("-")[0]) / photo.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(photo, target)
-    return by_grade
-
-
 def five_class(grade: str) -> str:
     """Return the one of the five classes that a grade belongs to."""
     return next(name for name, highest in FIVE_CLASSES.items() if sheldon_number(grade) <= highest)
@@ -239,12 +225,10 @@ def run_apart(job: tuple) -> None:
 
 def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     """Train, score the test split, and add the result to the file."""
-    flags, changes, networks, by_grade = ROWS[row]
+    flags, changes, networks = ROWS[row]
     for module, name, replacement in changes:
         setattr(module, name, replacement)
     folder, dataset = run_folder(scale, row, task, seed), SCRATCH / f"dataset-{task}-{seed}"
-    if by_grade:
-        dataset = lay_out_by_grade(dataset)
     device = find_device("auto")
     keep_freed_memory()
     probabilities, uncalibrated_probabilities = [], []
@@ -256,15 +240,12 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
         evaluation = evaluate([network], best["classes"], test, device)
         probabilities.append(evaluation.probabilities)
         uncalibrated_probabilities.append(uncalibrated(evaluation.probabilities, best["temperature"]))
-    classes, labels = best["classes"], evaluation.labels
-    calibrated, before = np.mean(probabilities, axis=0), np.mean(uncalibrated_probabilities, axis=0)
-    if by_grade:
-        class_of = np.array([list(FIVE_CLASSES).index(five_class(grade)) for grade in classes])
-        classes, labels = list(FIVE_CLASSES), class_of[labels]
-        calibrated, before = (values @ np.eye(len(classes))[class_of] for values in (calibrated, before))
+    calibrated, before = (
+        score(np.mean(values, axis=0), evaluation.labels, best["classes"])
+        for values in (probabilities, uncalibrated_probabilities)
+    )
     result = {"scale": scale, "row": row, "task": task, "seed": seed}
-    result |= score(calibrated, labels, classes)._asdict()
-    result |= {"calibration_error_before": score(before, labels, classes).calibration_error}
+    result |= calibrated._asdict() | {"calibration_error_before": before.calibration_error}
     result |= {"best_epoch": best["progress"]["best_epoch"], "val_exact": best["best_val_acc"]}
     result |= {"parameters": sum(parameter.numel() for parameter in model.parameters())}
     log = {name: EventAccumulator(f"{best['progress']['log_dir']}/{name}").Reload() for name in ("train", "val")}
