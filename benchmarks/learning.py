@@ -36,7 +36,7 @@ from coinkit.cli import keep_freed_memory
 from coinkit.devices import find_device
 from coinkit.grades import sheldon_number
 from coinkit.grading import Network
-from coinkit.metrics import score, uncalibrated
+from coinkit.metrics import score
 from coinkit.report import evaluate
 
 HERE = Path(__file__).resolve().parent
@@ -225,25 +225,25 @@ def run_apart(job: tuple) -> None:
 
 def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     """Train, score the test split, and add the result to the file."""
-    flags, changes, networks = ROWS[row]
+    flags, changes, count = ROWS[row]
     for module, name, replacement in changes:
         setattr(module, name, replacement)
     folder, dataset = run_folder(scale, row, task, seed), SCRATCH / f"dataset-{task}-{seed}"
     device = find_device("auto")
     keep_freed_memory()
-    probabilities, uncalibrated_probabilities = [], []
-    for number in range(networks):
+    networks = []
+    for number in range(count):
         options = f"--seed {seed + 100 * number} {SCALES[scale]} {flags}".split()
         options = [option.format(drawn=drawn_folder(scale) / coin.BEST) for option in options]
         model, best = train(dataset, folder / str(number), options)
-        network, test = Network(model.to(device), best["temperature"]), find_split(dataset / "test", best["classes"])
-        evaluation = evaluate([network], best["classes"], test, device)
-        probabilities.append(evaluation.probabilities)
-        uncalibrated_probabilities.append(uncalibrated(evaluation.probabilities, best["temperature"]))
-    calibrated, before = (
-        score(np.mean(values, axis=0), evaluation.labels, best["classes"])
-        for values in (probabilities, uncalibrated_probabilities)
-    )
+        networks.append(Network(model.to(device), best["temperature"]))
+    classes = best["classes"]
+    test = find_split(dataset / "test", classes)
+    evaluations = [
+        evaluate(graders, classes, test, device)
+        for graders in (networks, [network._replace(temperature=1.0) for network in networks])
+    ]
+    calibrated, before = (score(found.probabilities, found.labels, classes) for found in evaluations)
     result = {"scale": scale, "row": row, "task": task, "seed": seed}
     result |= calibrated._asdict() | {"calibration_error_before": before.calibration_error}
     result |= {"best_epoch": best["progress"]["best_epoch"], "val_exact": best["best_val_acc"]}
