@@ -92,8 +92,8 @@ class PhotoReader:
                 self.unreadable.add(path)
                 if len(self.unreadable) > self.max_unreadable:
                     raise UserError(
-                        f"{path}: {error}. Unreadable photos: {len(self.unreadable)}, more than the "
-                        f"{self.max_unreadable} that may be left out. Run python prepare_dataset.py again."
+                        f"{path}: {error}. Now more photos are unreadable than the {self.max_unreadable} that may be "
+                        "left out. Run python prepare_dataset.py again."
                     ) from None
                 tqdm.write(f"Left out: {path}: {error}.", file=sys.stderr)
             else:
