@@ -1,4 +1,4 @@
-"""Grade photos with one or several trained networks, whose probabilities are averaged."""
+"""Grade photos with one or several trained networks, whose logits are averaged."""
 
 import math
 from collections.abc import Iterator
@@ -64,13 +64,16 @@ def read_photo(path: Path, sizes: set[tuple[int, int]]) -> Photo:
 
 @torch.inference_mode()
 def mean_probabilities(networks: list[Network], photos: list[Photo], tta: bool, device: torch.device) -> Tensor:
-    """Return the probabilities of the grades, (N, classes): the mean over networks and, with `tta`, over views."""
-    probabilities = []
+    """Return the probabilities of the grades, (N, classes): the mean over networks and, with `tta`, over views.
+
+    It is the mean of calibrated logits: that of probabilities is less sure than it is right (benchmarks/learning.md).
+    """
+    logits = []
     for network in networks:
         pixels = torch.stack([photo.pixels[network.size] for photo in photos]).to(device)
         for view in views(pixels, tta):
-            probabilities.append((network.model(normalise(view)) / network.temperature).softmax(dim=1))
-    return torch.stack(probabilities).mean(dim=0).cpu()
+            logits.append(network.model(normalise(view)) / network.temperature)
+    return torch.stack(logits).mean(dim=0).softmax(dim=1).cpu()
 
 
 def views(photos: Tensor, tta: bool) -> Iterator[Tensor]:

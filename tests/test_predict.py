@@ -167,7 +167,7 @@ def save_network(path, classes=("g06", "vf30", "ms65"), width=64, height=32):
     return path
 
 
-def test_several_checkpoints_give_the_mean_of_their_probabilities(trained, tmp_path):
+def test_several_checkpoints_give_the_mean_of_their_logits(trained, tmp_path):
     photo = trained / "coin_dataset/test/vf30/0.jpg"
     checkpoints = [trained / BEST, save_network(tmp_path / "other.pth", width=128, height=64)]
     first, second = (grade([checkpoint], [photo])[0] for checkpoint in checkpoints)
@@ -175,8 +175,8 @@ def test_several_checkpoints_give_the_mean_of_their_probabilities(trained, tmp_p
     result = predict(trained, "--checkpoint", *checkpoints, photo, "--json")
     assert result.returncode == 0, result.stderr
     shares = {top["grade"]: top["confidence"] for top in as_json(result)[0]["top"]}
-    mean = dict(zip(("g06", "vf30", "ms65"), ((first + second) / 2).tolist(), strict=True))
-    assert shares == pytest.approx(mean, abs=1e-4)
+    mean = ((first.log() + second.log()) / 2).softmax(dim=0)
+    assert shares == pytest.approx(dict(zip(("g06", "vf30", "ms65"), mean.tolist(), strict=True)), abs=1e-4)
 
 
 def test_checkpoints_of_other_grades_are_not_averaged(trained, tmp_path):
