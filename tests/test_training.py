@@ -210,9 +210,10 @@ def test_mistakes_are_told_in_a_line(tmp_path):
         ["--channels", 8],
         ["--dropout", 1],
         ["--dropout", "nan"],
+        ["--augment", "x"],
+        ["--weight-decay", "nan"],
+        ["--learning-rate", "nan"],
     ):
-        assert_fails(train(tmp_path, *options), options[0])
-    for options in (["--augment", "x"], ["--weight-decay", "nan"], ["--learning-rate", "nan"]):
         assert_fails(train(tmp_path, *options), options[0])
     assert_fails(train(tmp_path, "--device", "cuda:99"), "--device cuda:99")
     (tmp_path / "coin_dataset" / "train" / "vf30" / "0.jpg").unlink()
