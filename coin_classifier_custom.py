@@ -29,7 +29,6 @@ from tqdm import tqdm
 
 from coinkit import processes
 from coinkit.batches import (
-    AUGMENTATIONS,
     PhotoReader,
     Split,
     augment,
@@ -48,7 +47,7 @@ from coinkit.figures import photo_grid
 from coinkit.files import alone, link_or_copy, room_for, written_whole
 from coinkit.grading import Network
 from coinkit.layers import Residual, StandardisedConv2d, StandardiseFaces
-from coinkit.learning import balanced_weights, learning_rate_factor, make_optimizer, soft_labels
+from coinkit.learning import balanced_weights, learning_rate_factor, make_optimizer, regularisation_factor, soft_labels
 from coinkit.metrics import score, uncalibrated
 from coinkit.photos import MAX_PIXELS
 from coinkit.progress import Progress
@@ -69,7 +68,7 @@ WARMUP = 0.05  # share of the steps in which the learning rate rises; after that
 WEIGHT_DECAY = 0.05
 CLIP_GRAD_NORM = 1.0  # 0 leaves gradients as they are
 LABEL_SPREAD = 0.7  # how far a label reaches to its neighbours, as a standard deviation in grades; 0 for hard labels
-AUGMENT = "normal"  # a key of AUGMENTATIONS
+AUGMENT = 1.0  # how strongly training photos are varied; it grows over the first half, as dropout does
 PATIENCE = 0  # stop after so many epochs without a lower validation loss; 0 never stops early
 SEED = 0
 CACHE_GB = 2.0  # memory for decoded photos; those beyond it are decoded again in each epoch
@@ -335,12 +334,18 @@ class Trainer:
         """
         args, progress = self.args, self.progress
         middle = progress.epochs + (progress.seen + planned / 2) / len(self.train.paths)  # of this step, in epochs
-        factor = learning_rate_factor(middle / args.num_epochs, args.warmup) * 0.1**progress.rate_cuts
+        done = middle / args.num_epochs
+        factor = learning_rate_factor(done, args.warmup) * 0.1**progress.rate_cuts
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["full_lr"]
         progress.learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
 
-        sums = self.add_up_gradients(photos.to(self.device), labels.to(self.device), planned)
+        growth = regularisation_factor(done)
+        for layer in self.model.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = growth * args.dropout
+
+        sums = self.add_up_gradients(photos.to(self.device), labels.to(self.device), planned, growth * args.augment)
         loss_sum, correct, stop = processes.total(*sums, self.stop)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), args.clip_grad_norm or math.inf).item()
@@ -360,8 +365,12 @@ class Trainer:
             raise Exploded
         return stop > 0
 
-    def add_up_gradients(self, photos: Tensor, labels: Tensor, planned: int) -> tuple[float, int]:
+    def add_up_gradients(self, photos: Tensor, labels: Tensor, planned: int, strength: float) -> tuple[float, int]:
         """Add up the gradients of a batch as `train_step` takes it, in smaller parts if the memory is not enough.
+
+        Args:
+            photos, labels, planned: as there.
+            strength: of augmentation.
 
         Returns:
             The sum of the losses, and how many photos were graded right, in this process.
@@ -379,7 +388,7 @@ class Trainer:
             torch.manual_seed(seed_of(self.args.seed, self.progress.steps, 0, processes.RANK))
             loss_sum, correct = 0.0, 0
             try:
-                augmented = augment(photos, self.args.augment)
+                augmented = augment(photos, strength)
                 parts = augmented.split(self.part_size()), labels.split(self.part_size())
                 for number, (part, part_labels) in enumerate(zip(*parts, strict=True), start=1):
                     # The processes exchange their gradients once, with those of the last part.
@@ -738,7 +747,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--weight-decay", type=float, default=WEIGHT_DECAY, help="how strongly weights are pulled towards 0 (AdamW)")
     add("--clip-grad-norm", type=float, default=CLIP_GRAD_NORM, help="longer gradients are shortened; 0: never")
     add("--label-spread", type=float, default=LABEL_SPREAD, help="grades that a label reaches to both sides; 0: none")
-    add("--augment", choices=AUGMENTATIONS, default=AUGMENT, help="how much training photos are varied")
+    add("--augment", type=float, default=AUGMENT, help="how strongly training photos are varied; 0: not at all")
     add("--class-weights", action=on_or_off, default=False, help="let every grade count the same, however few photos")
     add("--patience", type=int, default=PATIENCE, help="stop after so many epochs that are no better; 0: never")
     add("--seed", type=int, default=SEED, help="the same seed gives the same model on the same machine")
@@ -749,7 +758,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--pretrained", nargs="?", const="download", metavar="FILE", help="start resnet50 from ImageNet's weights")
     add("--channels", type=int, nargs="+", default=CHANNELS, help="of each block; 4 drop block 5, 6 add a block")
     add("--fc-features", type=int, nargs=2, default=FC_FEATURES, help="outputs of fc1 and fc2")
-    add("--dropout", type=float, default=DROPOUT, help="share of features dropped after fc1 and fc2")
+    add("--dropout", type=float, default=DROPOUT, help="share of features dropped after fc1 and fc2, in the end")
     add("--activation", choices=ACTIVATIONS, default=ACTIVATION, help="after each layer")
     add("--residual", action=on_or_off, default=False, help="a skip connection for each block")
 
@@ -773,7 +782,8 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     if not 4 <= len(args.channels) <= 6:
         parser.error("--channels: give 4, 5 or 6 numbers")
     least = dict.fromkeys(("channels", "fc_features", "batch_size", "accumulate", "num_epochs"), 1)
-    least |= dict.fromkeys(("weight_decay", "clip_grad_norm", "label_spread", "patience", "seed", "cache_gb"), 0)
+    least |= dict.fromkeys(("weight_decay", "clip_grad_norm", "label_spread", "augment"), 0)
+    least |= dict.fromkeys(("patience", "seed", "cache_gb"), 0)
     for name, value in least.items():
         if not np.min(getattr(args, name)) >= value:  # nan is neither
             parser.error(f"--{name.replace('_', '-')} must be at least {value}")

@@ -68,7 +68,8 @@ PLAIN_CONVOLUTIONS = (coin, "StandardisedConv2d", lambda *args, bias, **options:
 NO_WEIGHT_STANDARDISATION = (coin, "StandardisedConv2d", nn.Conv2d)
 NO_GROUP_NORM = (nn, "GroupNorm", lambda groups, channels: nn.Identity())
 NO_FACE_STANDARDISATION = (coin, "StandardiseFaces", nn.Identity)
-NO_GREY = (batches, "AUGMENTATIONS", {"normal": batches.AUGMENTATIONS["normal"] | {"grey": 0}})
+NO_GREY = (batches, "GREY", 0.0)
+NO_GROWTH = (coin, "regularisation_factor", lambda progress: 1.0)
 ONE_LEARNING_RATE = (learning, "FULL_RATE_INPUTS", math.inf)
 CONSTANT_LEARNING_RATE = (coin, "learning_rate_factor", lambda progress, warmup: 1.0)
 HALF_OF_TRAINING = (coin, "find_split", half_of_training)
@@ -77,12 +78,14 @@ DEFAULT_BIASES = (nn.init, "zeros_", lambda *args, **options: None)
 
 HARD_LABELS, NO_CLIPPING, NO_DECAY = "--label-spread 0", "--clip-grad-norm 0", "--weight-decay 0"
 GUIDE = f"{HARD_LABELS} {NO_CLIPPING} {NO_DECAY} --warmup 0"  # AdamW without decay is Adam
-GUIDE_CHANGES = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, NO_FACE_STANDARDISATION, DEFAULT_BIASES, NO_GREY]
-LONG = "--augment strong --num-epochs 150 --batch-size 16 --learning-rate 0.002"
+GUIDE_AUGMENTATION = {"rotation": 8, "shift": 0.03, "zoom": 0.06, "gamma": 0, "light": 0, "colour": 0.15}
+GUIDE_CHANGES = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, NO_FACE_STANDARDISATION, DEFAULT_BIASES, NO_GREY, NO_GROWTH]
+GUIDE_CHANGES += [(batches, "AUGMENTATION", GUIDE_AUGMENTATION)]
+LONG = "--num-epochs 150 --batch-size 16 --learning-rate 0.002"
 
 FIXED_GUIDE = "guide, with He initialisation and a learning rate for each layer"
 # From a network that has learned coins of these grades, drawn as for the demo
-FROM_DRAWN_COINS = "--augment strong --init-from {drawn}"
+FROM_DRAWN_COINS = "--init-from {drawn}"
 DRAWN_GRADES = ("g04", "g06", "vg08", "f12", "f15", "vf20", "vf30", "xf40", "xf45")
 DRAWN_GRADES += ("au50", "au55", "au58", "ms61", "ms63", "ms65", "ms67")
 
@@ -100,7 +103,6 @@ ROWS = {
     "guide, with a learning rate for each layer": Row(GUIDE, [*GUIDE_CHANGES, DEFAULT_WEIGHTS]),
     FIXED_GUIDE: Row(GUIDE, GUIDE_CHANGES),
     "ours": Row(),
-    "ours, strong augmentation": Row("--augment strong"),
     "ours, long": Row(LONG),
     "ours, from drawn coins": Row(FROM_DRAWN_COINS),
     "ours, long, from drawn coins": Row(f"{LONG} {FROM_DRAWN_COINS}"),
@@ -113,7 +115,8 @@ ROWS = {
     "ours without a learning rate for each layer": Row(changes=[ONE_LEARNING_RATE]),
     "ours without warm-up and annealing": Row(changes=[CONSTANT_LEARNING_RATE]),
     "ours without soft labels": Row(HARD_LABELS),
-    "ours without augmentation": Row("--augment none"),
+    "ours without growing dropout and augmentation": Row(changes=[NO_GROWTH]),
+    "ours without augmentation": Row("--augment 0"),
     "ours without grey photos": Row(changes=[NO_GREY]),
     "ours without clipping": Row(NO_CLIPPING),
     "ours without weight decay": Row(NO_DECAY),
@@ -186,7 +189,7 @@ def learn_drawn_coins(scale: str) -> None:
         commands.append(["make_demo_coins.py", "--output", images, "--grades", *DRAWN_GRADES, "--per-grade", "50"])
         commands.append(["prepare_dataset.py", "--source", images, "--output", dataset])
     if not (folder / "report").exists():
-        options = f"--batch-size 4 {SCALES[scale]} --num-epochs 12 --augment strong".split()
+        options = f"--batch-size 4 {SCALES[scale]} --num-epochs 12".split()
         paths = ["--data", dataset, "--output", folder, "--runs", folder]
         commands.append(["coin_classifier_custom.py", *paths, *options])
     for script, *arguments in commands:

@@ -26,13 +26,9 @@ STD = (0.229, 0.224, 0.225)
 BATCH_SIZE = 8  # of photos to be graded
 
 # The largest rotation (degrees), shift (share of a face), zoom (share), change of gamma (as a logarithm), fall of light
-# to one side of a face (share), and change of brightness, contrast and saturation (share); and how many photos lose
-# their colour (share), so that wear counts by itself. What is strong takes long to learn from, and then is better.
-AUGMENTATIONS = {
-    "none": None,
-    "normal": {"rotation": 8, "shift": 0.03, "zoom": 0.06, "colour": 0.15, "grey": 0.5},
-    "strong": {"rotation": 20, "shift": 0.04, "zoom": 0.1, "gamma": 0.4, "light": 0.3, "colour": 0.3, "grey": 0.5},
-}
+# to one side of a face (share), and change of brightness, contrast and saturation (share).
+AUGMENTATION = {"rotation": 20, "shift": 0.04, "zoom": 0.1, "gamma": 0.4, "light": 0.3, "colour": 0.3}
+GREY = 0.5  # of photos lose their colour, so that wear counts by itself
 
 
 class PathList(Sequence):
@@ -225,22 +221,22 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def augment(photos: Tensor, strength: str) -> Tensor:
+def augment(photos: Tensor, strength: float) -> Tensor:
     """Show the same coins as another photographer might have: turned, shifted, nearer, in other light, without colour.
 
-    Each face, one half of the width, moves on its own, and has its own light if that changes; colour is that of both.
+    Each face, one half of the width, moves on its own and has its own light; colour is that of both.
 
     Args:
         photos: (N, 3, H, W), uint8.
-        strength: a key of `AUGMENTATIONS`.
+        strength: how far, in shares of `AUGMENTATION`; 0 leaves photos as they are, above it `GREY` lose their colour.
 
     Returns:
         (N, 3, H, W), float, 0 to 1.
     """
     photos = photos.float() / 255
-    limits = AUGMENTATIONS[strength]
-    if limits is None:
+    if not strength:
         return photos
+    limits = {name: strength * limit for name, limit in AUGMENTATION.items()}
 
     def uniform(*shape: int) -> Tensor:  # drawn on the CPU, so that every device sees the same photos
         return torch.empty(shape).uniform_(-1, 1).to(photos.device)
@@ -252,11 +248,10 @@ def augment(photos: Tensor, strength: str) -> Tensor:
         zoom=1 + uniform(2 * count) * limits["zoom"],
         shift=uniform(2 * count, 2) * limits["shift"],
     )
-    if "light" in limits:
-        gamma = torch.exp(uniform(2 * count) * limits["gamma"])
-        photos = light_faces(photos, gamma, slope=uniform(2 * count, 2) * limits["light"])
+    gamma = torch.exp(uniform(2 * count) * limits["gamma"])
+    photos = light_faces(photos, gamma, slope=uniform(2 * count, 2) * limits["light"])
     brightness, contrast, saturation = 1 + uniform(3, count, 1, 1, 1) * limits["colour"]
-    saturation[torch.rand(count) < limits["grey"]] = 0
+    saturation[torch.rand(count) < GREY] = 0
     photos = photos * brightness
     grey = photos.mean(dim=1, keepdim=True)
     photos = grey + (photos - grey) * saturation

@@ -1,4 +1,4 @@
-"""What makes the network learn: labels that know the order of grades, the optimiser, its schedule, and calibration."""
+"""What makes the network learn: labels that know the order of grades, the optimiser, schedules, and calibration."""
 
 import math
 
@@ -54,6 +54,16 @@ def learning_rate_factor(progress: float, warmup: float) -> float:
     if progress < warmup:
         return progress / warmup
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def regularisation_factor(progress: float) -> float:
+    """Return the share of full dropout and augmentation at a progress of 0 to 1: a linear rise over the first half.
+
+    At full strength, dropout hides the little by which the features of an untrained network differ from coin to coin,
+    so that for many epochs it learns nothing (benchmarks/learning.md). Dropout that grows is that of Morerio et al.
+    2017, "Curriculum Dropout", arXiv 1703.06229.
+    """
+    return min(1.0, 2 * progress)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -11,7 +11,7 @@ from test_training import BEST, LAST, curves, load
 
 # Of 21 photos, the last step of an epoch has one, so that the second process has none. What is random differs between
 # processes.
-SAME = ["--num-epochs", 2, "--augment", "none", "--dropout", 0]
+SAME = ["--num-epochs", 2, "--augment", 0, "--dropout", 0]
 PHOTOS = {"train": 7, "val": 3, "test": 1}
 
 

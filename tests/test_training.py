@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SMALL, assert_fails, make_dataset, run_script, train
@@ -78,7 +79,7 @@ def test_half_of_the_training_photos_lose_their_colour():
     photos = torch.zeros(200, 3, 8, 16, dtype=torch.uint8)
     photos[:, 0] = 200
     torch.manual_seed(0)
-    augmented = augment(photos, "normal")
+    augmented = augment(photos, 0.1)
     colourful = augmented.amax(dim=1) - augmented.amin(dim=1) > 0.3
     assert 70 < colourful.all(dim=(1, 2)).sum() == colourful.any(dim=(1, 2)).sum() < 130
 
@@ -159,8 +160,8 @@ def test_accumulated_batches_make_the_same_step_as_large_ones(tmp_path):
     "options",
     [
         ["--graph", "--residual", "--activation", "leaky_relu", "--channels", 4, 4, 4, 4, 4],
-        ["--class-weights", "--label-spread", 0, "--augment", "strong", "--clip-grad-norm", 0, "--no-fused"],
-        ["--precision", "bf16", "--augment", "none", "--cache-gb", 0],
+        ["--class-weights", "--label-spread", 0, "--augment", 2, "--clip-grad-norm", 0, "--no-fused"],
+        ["--precision", "bf16", "--augment", 0, "--cache-gb", 0],
     ],
 )
 def test_the_advice_of_the_guide_is_a_setting(dataset, tmp_path, options):
@@ -210,7 +211,7 @@ def test_mistakes_are_told_in_a_line(tmp_path):
         ["--channels", 8],
         ["--dropout", 1],
         ["--dropout", "nan"],
-        ["--augment", "x"],
+        ["--augment", "nan"],
         ["--weight-decay", "nan"],
         ["--learning-rate", "nan"],
     ):
@@ -335,6 +336,30 @@ def test_out_of_memory_takes_fewer_photos_at_once_with_the_same_result(tmp_path)
     for name, tensor in weights[0].items():
         assert torch.allclose(tensor, weights[1][name], atol=1e-3), name
     assert_fails(train_with(folder, NO_MEMORY_BEYOND.format(limit=0)), "one photo at a time", "--image-width")
+
+
+GROWING = """
+augment, losses = coin.augment, coin.Trainer.losses
+def told_augment(photos, strength):
+    print("strength", strength)
+    return augment(photos, strength)
+def told_losses(self, photos, labels):
+    if self.model.training:
+        print("dropout", self.model.dropout1.p, self.model.dropout2.p)
+    return losses(self, photos, labels)
+coin.augment, coin.Trainer.losses = told_augment, told_losses
+"""
+
+
+def test_augmentation_and_dropout_grow_over_the_first_half(dataset, tmp_path):
+    result = train_with(tmp_path, GROWING, "--num-epochs", 2, "--augment", 2, "--dropout", 0.4)
+    assert result.returncode == 0, result.stderr
+    told = [line.split() for line in result.stdout.splitlines()]
+    strengths = [float(words[1]) for words in told if words[:1] == ["strength"]][1:]  # the first is for TensorBoard
+    dropouts = [[float(share) for share in words[1:]] for words in told if words[:1] == ["dropout"]]
+    growth = [min(1, (step + 0.5) / 6) for step in range(12)]  # 12 steps of 4 photos
+    assert strengths == pytest.approx([2 * share for share in growth])
+    assert dropouts == pytest.approx(np.array([[0.4 * share] * 2 for share in growth]))
 
 
 EXPLODING = """
