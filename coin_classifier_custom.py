@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from coinkit import processes
+from coinkit import learning, processes
 from coinkit.batches import (
     PhotoReader,
     Split,
@@ -47,9 +47,8 @@ from coinkit.figures import photo_grid
 from coinkit.files import alone, link_or_copy, room_for, written_whole
 from coinkit.grading import Network
 from coinkit.layers import Residual, StandardisedConv2d, StandardiseFaces
-from coinkit.learning import balanced_weights, learning_rate_factor, make_optimizer, regularisation_factor, soft_labels
 from coinkit.metrics import score, uncalibrated
-from coinkit.photos import MAX_PIXELS
+from coinkit.photos import DATASET, MAX_PIXELS, SPLITS
 from coinkit.progress import Progress
 from coinkit.report import Evaluation, check_report, evaluate, write_report
 from coinkit.resnet import make_resnet50, pretrained_resnet50
@@ -104,8 +103,6 @@ ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.2)}
 NORM_GROUPS = 16
 MAX_FEATURE_MAP = (16, 8)  # width and height; a larger last feature map is pooled to this, so that fc1 stays as it is
 
-SPLITS = ("train", "val", "test")
-DATA = Path("coin_dataset")
 RUNS = Path("runs")
 BEST = "coin_classifier_custom_best.pth"
 LAST = "coin_classifier_custom_last.pth"
@@ -238,13 +235,15 @@ class Trainer:
         self.model = MODELS[args.model][0](len(classes), **self.architecture)
         self.model.to(device, memory_format=self.memory_format)
         self.parallel = processes.parallel(self.model)
-        self.optimizer = make_optimizer(self.model, args.learning_rate, args.weight_decay, args.fused)
+        self.optimizer = learning.make_optimizer(self.model, args.learning_rate, args.weight_decay, args.fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         accepted = max(MIN_UNREADABLE, int(MAX_UNREADABLE * (len(train.paths) + len(val.paths))))
         self.read = PhotoReader(args.image_width, args.image_height, args.cache_gb, accepted)
         self.pool = ThreadPoolExecutor(usable_cores())
-        self.targets = soft_labels(classes, args.label_spread).to(device)
-        weights = balanced_weights(train.labels, len(classes)) if args.class_weights else torch.ones(len(classes))
+        self.targets = learning.soft_labels(classes, args.label_spread).to(device)
+        weights = (
+            learning.balanced_weights(train.labels, len(classes)) if args.class_weights else torch.ones(len(classes))
+        )
         self.class_weights = weights.to(device)
         self.progress = Progress(log_dir=str(args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S}"))
         self.stop = False
@@ -335,15 +334,10 @@ class Trainer:
         args, progress = self.args, self.progress
         middle = progress.epochs + (progress.seen + planned / 2) / len(self.train.paths)  # of this step, in epochs
         done = middle / args.num_epochs
-        factor = learning_rate_factor(done, args.warmup) * 0.1**progress.rate_cuts
-        for group in self.optimizer.param_groups:
-            group["lr"] = factor * group["full_lr"]
-        progress.learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
-
-        growth = regularisation_factor(done)
-        for layer in self.model.modules():
-            if isinstance(layer, nn.Dropout):
-                layer.p = growth * args.dropout
+        factor = learning.learning_rate_factor(done, args.warmup) * 0.1**progress.rate_cuts
+        progress.learning_rate = learning.set_learning_rate(self.optimizer, factor)
+        growth = learning.regularisation_factor(done)
+        learning.set_dropout(self.model, growth * args.dropout)
 
         sums = self.add_up_gradients(photos.to(self.device), labels.to(self.device), planned, growth * args.augment)
         loss_sum, correct, stop = processes.total(*sums, self.stop)
@@ -724,7 +718,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     parser = ArgumentParser(__doc__)
     on_or_off = argparse.BooleanOptionalAction
     add = parser.add_argument_group("photos and files").add_argument
-    add("--data", type=Path, default=DATA, help="dataset that prepare_dataset.py has made")
+    add("--data", type=Path, default=DATASET, help="dataset that prepare_dataset.py has made")
     add("--output", type=Path, default=Path(), help=f"folder for {BEST}, {LAST} and report/")
     add("--runs", type=Path, default=RUNS, help="folder for TensorBoard")
     add("--graph", action="store_true", help="show the network's graph in TensorBoard")
@@ -781,12 +775,9 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
         parser.error("--image-width must be even, and both sides large enough to be halved by each block")
     if not 4 <= len(args.channels) <= 6:
         parser.error("--channels: give 4, 5 or 6 numbers")
-    least = dict.fromkeys(("channels", "fc_features", "batch_size", "accumulate", "num_epochs"), 1)
-    least |= dict.fromkeys(("weight_decay", "clip_grad_norm", "label_spread", "augment"), 0)
-    least |= dict.fromkeys(("patience", "seed", "cache_gb"), 0)
-    for name, value in least.items():
-        if not np.min(getattr(args, name)) >= value:  # nan is neither
-            parser.error(f"--{name.replace('_', '-')} must be at least {value}")
+    parser.check_least(args, 1, "channels", "fc_features", "batch_size", "accumulate", "num_epochs")
+    parser.check_least(args, 0, "weight_decay", "clip_grad_norm", "label_spread", "augment")
+    parser.check_least(args, 0, "patience", "seed", "cache_gb")
     for name in ("warmup", "dropout"):
         if not 0 <= getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 0 and below 1")

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from coin_classifier_custom import BEST, DATA, SPLITS
+from coin_classifier_custom import BEST
 from coinkit.batches import Split
 from coinkit.cli import ArgumentParser, UserError, run
 from coinkit.devices import find_device
 from coinkit.grades import class_name
-from coinkit.photos import PHOTO_FOLDER, find_photos
+from coinkit.photos import DATASET, PHOTO_FOLDER, SPLITS, find_photos
 from coinkit.report import MEASURES, Evaluation, check_report, evaluate, told, write_report
 from predict import load_networks
 
@@ -47,7 +47,12 @@ def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add("--data", type=Path, default=DATA, help=f"a dataset, or <grade>/ or <grade>/{PHOTO_FOLDER}/ folders of photos")
+    add(
+        "--data",
+        type=Path,
+        default=DATASET,
+        help=f"a dataset, or <grade>/ or <grade>/{PHOTO_FOLDER}/ folders of photos",
+    )
     add("--split", choices=SPLITS, help="of a dataset (default: test)")
     add(
         "--checkpoint",

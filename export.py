@@ -21,15 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from coin_classifier_custom import BEST, DATA, build_model
+from coin_classifier_custom import BEST, build_model
 from coinkit.batches import MEAN, STD, PhotoReader, find_split, normalise, read_batches
 from coinkit.checkpoints import NEEDED_TO_PREDICT, load_checkpoint, save_tensors
 from coinkit.cli import ArgumentParser, UserError, run, usable_cores
 from coinkit.files import written_whole
+from coinkit.photos import DATASET
 
 ONNX = Path("coin_classifier.onnx")
 WEIGHTS = Path("coin_classifier.pth")
-PHOTOS = DATA / "test"
+PHOTOS = DATASET / "test"
 
 MAX_DIFFERENCE = 1e-4  # of a probability, between the checkpoint and what is exported in fp32
 MAX_PHOTOS = 200  # to check it on, spread over all grades

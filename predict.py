@@ -118,8 +118,7 @@ def parse_arguments() -> argparse.Namespace:
     args.photos += [name for name in more if not name.endswith(".pth")]
     if not args.photos:
         parser.error("name a photo, a folder, or a pattern")
-    if args.top_k < 1:
-        parser.error("--top-k must be at least 1")
+    parser.check_least(args, 1, "top_k")
     if not 0 <= args.min_confidence <= 1:
         parser.error("--min-confidence must be between 0 and 1")
     if args.csv and args.csv.suffix.lower() != ".csv":  # it might be a photo, to be written over

@@ -40,11 +40,9 @@ from tqdm import tqdm
 from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, on_one_line, run, usable_cores
 from coinkit.files import SYSTEM_FILES, alone, beside, folder_written_whole, link_or_copy, recover, room_for
 from coinkit.grades import class_name, scale_order, sheldon_number
-from coinkit.photos import PHOTO_FOLDER, PhotoError, find_photos, map_ahead, oddities, open_photo
+from coinkit.photos import DATASET, PHOTO_FOLDER, SPLITS, PhotoError, find_photos, map_ahead, oddities, open_photo
 
 SOURCE = Path("images")
-OUTPUT = Path("coin_dataset")
-SPLITS = ("train", "val", "test")
 RATIOS = (70, 10, 20)
 SEED = 0
 SIZE = (1024, 512)
@@ -124,7 +122,7 @@ def main() -> None:
     if args.dry_run:
         print("\nA dry run: nothing was written.")
     else:
-        data = "" if args.output == OUTPUT else f" --data {args.output}"
+        data = "" if args.output == DATASET else f" --data {args.output}"
         print(f"\nThe dataset is in {args.output}. Next: python coin_classifier_custom.py{data}", end="")
         print("        (--preset narrow without a GPU)")
 
@@ -178,7 +176,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("--source", type=Path, default=SOURCE, help=f"folder with <grade>/{PHOTO_FOLDER}/ folders of photos")
-    add("--output", type=Path, default=OUTPUT, help="folder for the dataset")
+    add("--output", type=Path, default=DATASET, help="folder for the dataset")
     add("--ratios", type=float, nargs=3, default=RATIOS, metavar=("TRAIN", "VAL", "TEST"), help="shares, in any unit")
     add("--seed", type=int, default=SEED, help="the same seed and photos give the same splits")
     add("--size", type=int, nargs=2, default=SIZE, metavar=("WIDTH", "HEIGHT"), help="size of the prepared photos")

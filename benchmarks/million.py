@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 import prepare_dataset
-from prepare_dataset import HASH_SIZE, PHOTO_FOLDER, RATIOS, SAME_COIN_BITS, SEED, SIZE, SPLITS, Photo
+from coinkit.photos import PHOTO_FOLDER, SPLITS
+from prepare_dataset import HASH_SIZE, RATIOS, SAME_COIN_BITS, SEED, SIZE, Photo
 
 SIZES = (10_000, 100_000, 1_000_000)
 GRADES = [f"ms{number}" for number in range(60, 71)] + [f"vf{number}" for number in range(20, 40)]

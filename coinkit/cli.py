@@ -26,6 +26,14 @@ class ArgumentParser(argparse.ArgumentParser):
         """Exit with 2."""
         self.exit(2, f"Error: {message} (--help explains the options)\n")
 
+    def check_least(self, args: argparse.Namespace, least: float, *names: str) -> None:
+        """Exit with 2 if one of these options, or one of its numbers, is not at least so large; nan is not."""
+        for name in names:
+            value = getattr(args, name)
+            numbers = value if isinstance(value, list | tuple) else [value]
+            if not all(number >= least for number in numbers):
+                self.error(f"--{name.replace('_', '-')} must be at least {least}")
+
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:

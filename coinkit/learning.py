@@ -49,6 +49,20 @@ def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, 
     return torch.optim.AdamW(groups.values(), fused=fused)
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> float:
+    """Give each layer a share of its full learning rate; return the highest that is set."""
+    for group in optimizer.param_groups:
+        group["lr"] = share * group["full_lr"]
+    return max(group["lr"] for group in optimizer.param_groups)
+
+
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Make all dropout of a network drop a share of the features, 0 to 1."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = share
+
+
 def learning_rate_factor(progress: float, warmup: float) -> float:
     """Return the share of the full learning rate at a progress of 0 to 1: a linear rise, then half a cosine to 0."""
     if progress < warmup:

@@ -15,6 +15,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, ImageStat, JpegImagePlugin, UnidentifiedImageError
 
 PHOTO_FOLDER = "6000x3000"  # of the folders in the folder of a grade, the one that is used
+DATASET = Path("coin_dataset")  # what prepare_dataset.py makes of them
+SPLITS = ("train", "val", "test")  # its folders
 
 # What counts as a photo in a folder. HEIC cannot be read, but is named so that no photo is passed over in silence.
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif"}
