@@ -497,7 +497,7 @@ class Trainer:
             f"loss {train['loss']:.3f} (validation {val['loss']:.3f})   "
             f"accuracy {train['accuracy']:.3f} (validation {val['accuracy']:.3f})   "
             f"rate {train['learning rate']:.1e}   {train['photos per second']:.1f} photos/s"
-            f"{'   best' if best else ''}",
+            f"{'   kept' if best else ''}",
             flush=True,
         )
         if best:

@@ -1,7 +1,7 @@
 """Take a trained model elsewhere: coin_classifier_custom_best.pth -> coin_classifier.onnx
 
     python export.py                                    for ONNX Runtime, without PyTorch; the README shows how
-    python export.py --precision fp16                   in half the size; int8: in a third
+    python export.py --precision fp16                   in half the size; int8: FC layers in a quarter
     python export.py --weights-only                     coin_classifier.pth, for predict.py: without what training needs
     python export.py --weights-only --precision fp16    that in half the size
 

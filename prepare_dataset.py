@@ -123,8 +123,8 @@ def main() -> None:
         print("\nA dry run: nothing was written.")
     else:
         data = "" if args.output == DATASET else f" --data {args.output}"
-        print(f"\nThe dataset is in {args.output}. Next: python coin_classifier_custom.py{data}", end="")
-        print("        (--preset narrow without a GPU)")
+        print(f"\nThe dataset is in {args.output}. Next: python coin_classifier_custom.py{data}")
+        print("Without a GPU, add --preset narrow.")
 
 
 def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
@@ -212,7 +212,8 @@ def find_sources(args: argparse.Namespace) -> list[Photo]:
         is_used = len(names) == 2 and names[1].lower() == PHOTO_FOLDER
         grade = class_name(names[0], args.keep_variants) if is_used else ""
         if found and (not grade or grade.startswith(".")):  # " .." would not stay inside the dataset
-            print(f"Photos not used, since not in <grade>/{PHOTO_FOLDER}/: {len(found)} in {on_one_line(folder)}")
+            place = f"{on_one_line(args.source)}/<grade>/{PHOTO_FOLDER}/"
+            print(f"Photos not used, since not in {place}: {len(found)} in {on_one_line(folder)}")
             continue
         for path in found:
             photo = Photo(path.as_posix(), grade, preparation=preparation)

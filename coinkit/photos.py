@@ -65,7 +65,7 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
     try:
         if not path.is_file():
             raise PhotoError(
-                "a folder, not a photo" if path.is_dir() else "not a file" if path.exists() else "no such file"
+                "no photo in this folder" if path.is_dir() else "not a file" if path.exists() else "no such file"
             )
         if path.stat().st_size > MAX_BYTES:
             raise PhotoError(f"too large: {path.stat().st_size / 1e6:.0f} MB")

@@ -83,7 +83,7 @@ def test_a_photo_that_cannot_be_read_is_named_and_the_others_graded(trained, tmp
     (tmp_path / "empty").mkdir()
     result = predict(trained, tmp_path / "empty", "no*.jpg", "coin_dataset/test/g06/0.jpg", "--json")
     assert result.returncode == 1 and len(as_json(result)) == 1
-    assert "empty: a folder, not a photo" in result.stderr and "no*.jpg: no such file" in result.stderr
+    assert "empty: no photo in this folder" in result.stderr and "no*.jpg: no such file" in result.stderr
 
 
 class Hostile:

@@ -202,7 +202,7 @@ def test_photos_in_other_folders_are_told_of(images, tmp_path):
         draw_photo(301).save(folder / "lost.png")
     result = run_script("prepare_dataset.py", cwd=tmp_path)
     for folder in ("images", "images/vf30/4000x2000", "images/vf30/6000x3000/more"):
-        assert f"not in <grade>/6000x3000/: 1 in {Path(folder)}\n" in result.stdout
+        assert f"not in images/<grade>/6000x3000/: 1 in {Path(folder)}\n" in result.stdout
     assert len(manifest(tmp_path)) == 24
 
 
