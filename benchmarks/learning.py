@@ -32,7 +32,7 @@ import coin_classifier_custom as coin
 from coinkit import batches, learning
 from coinkit.batches import Split, find_split
 from coinkit.checkpoints import load_checkpoint
-from coinkit.cli import keep_freed_memory
+from coinkit.cli import keep_freed_memory, usable_cores
 from coinkit.devices import find_device
 from coinkit.grades import sheldon_number
 from coinkit.grading import Network
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help="; ".join(ROWS))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once, which share the cores")
+    parser.add_argument("--jobs", type=int, default=usable_cores(), help="runs at once, which share the cores")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # the process of a single run
     args = parser.parse_args()
@@ -144,7 +144,7 @@ def main() -> None:
             prepare(args.coins, task, seed)
         done = {key(result) for result in read_results()}
         jobs = [job for job in product([args.scale], args.rows, args.tasks, args.seeds) if job not in done]
-        threads = max(1, os.cpu_count() // args.jobs)
+        threads = max(1, usable_cores() // args.jobs)
         with ThreadPoolExecutor(args.jobs) as pool:
             for job in jobs:
                 pool.submit(run_apart, job, threads)
