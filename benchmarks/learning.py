@@ -1,6 +1,6 @@
 """What the recipe is worth on real coins: train it, and it without each of its parts, and score all on the test split
 
-    python -m benchmarks.learning --coins ../coins/morgan        all rows that learning.jsonl lacks, then the table
+    python -m benchmarks.learning --coins ../coins/morgan        the rows that learning.jsonl lacks, then the table
     python -m benchmarks.learning --coins ../coins/morgan --scale small --rows ours guide --tasks 5 --seeds 0
     python -m benchmarks.learning --table                        only the table of what is there
 
@@ -83,7 +83,6 @@ GUIDE = f"{HARD_LABELS} {NO_CLIPPING} {NO_DECAY} --warmup 0"  # AdamW without de
 GUIDE_AUGMENTATION = {"rotation": 8, "shift": 0.03, "zoom": 0.06, "gamma": 0, "light": 0, "colour": 0.15}
 GUIDE_CHANGES = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, NO_FACE_STANDARDISATION, DEFAULT_BIASES, NO_GREY, NO_GROWTH]
 GUIDE_CHANGES += [(batches, "AUGMENTATION", GUIDE_AUGMENTATION)]
-LONG = "--num-epochs 150 --batch-size 16 --learning-rate 0.002"
 
 FIXED_GUIDE = "guide, with He initialisation and a learning rate for each layer"
 
@@ -101,7 +100,6 @@ ROWS = {
     "guide, with a learning rate for each layer": Row(GUIDE, [*GUIDE_CHANGES, DEFAULT_WEIGHTS]),
     FIXED_GUIDE: Row(GUIDE, GUIDE_CHANGES),
     "ours": Row(),
-    "ours, long": Row(LONG),
     "ours, mean of 3 networks": Row(networks=["", "", ""]),
     "ours, mean of 3 networks, one at 512x256": Row(networks=[LARGER_PHOTOS, "", ""]),
     "ours without weight standardisation": Row(changes=[NO_WEIGHT_STANDARDISATION]),
@@ -127,7 +125,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coins", type=Path, help="folder of <grade>/*.jpg")
     parser.add_argument("--scale", choices=SCALES, default="quarter")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help="; ".join(ROWS))
+    single = [name for name, row in ROWS.items() if len(row.networks) == 1]
+    rows_help = f"by default all of one network; {'; '.join(ROWS)}"
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=single, metavar="ROW", help=rows_help)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--jobs", type=int, default=usable_cores(), help="runs at once, which share the cores")
