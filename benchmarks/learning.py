@@ -51,6 +51,7 @@ LARGER_PHOTOS = "--image-width 512 --image-height 256"
 # A run of the default network takes hours without a GPU, so what is compared is narrower and sees smaller photos.
 SCALES = {
     "default": "",
+    "default-256x128": "--preset small",
     "quarter-512x256": f"--preset narrow {LARGER_PHOTOS}",
     "quarter": "--preset narrow",
     "small": "--preset narrow --image-width 128 --image-height 64 --num-epochs 30",
