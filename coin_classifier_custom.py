@@ -41,8 +41,17 @@ from coinkit.batches import (
     seed_of,
 )
 from coinkit.checkpoints import FORMAT_VERSION, NEEDED_TO_RESUME, damage_told, load_checkpoint, save_tensors, set_aside
-from coinkit.cli import ArgumentParser, UserError, as_config, as_options, on_stop_signal, run, usable_cores
-from coinkit.devices import choose_dtype, find_device, is_out_of_memory
+from coinkit.cli import (
+    ArgumentParser,
+    UserError,
+    as_config,
+    as_options,
+    is_out_of_memory,
+    on_stop_signal,
+    run,
+    usable_cores,
+)
+from coinkit.devices import choose_dtype, find_device
 from coinkit.figures import photo_grid
 from coinkit.files import alone, link_or_copy, room_for, written_whole
 from coinkit.grading import Network
@@ -149,7 +158,7 @@ class CoinClassifier(nn.Module):
         def conv_block(in_channels: int, out_channels: int, convs: int) -> nn.Module:
             # Group norm (Wu & He 2018, arXiv 1803.08494) does not depend on the batch, which is as small as 2 here.
             # With fewer than 4 channels in a group it would take away how much there is of a feature: of fine detail.
-            groups = math.gcd(NORM_GROUPS, max(1, out_channels // 4))
+            groups = math.gcd(NORM_GROUPS, max(1, out_channels // 4), out_channels)
             layers = []
             for inputs in [in_channels] + [out_channels] * (convs - 1):
                 layers += [
@@ -245,7 +254,7 @@ class Trainer:
             learning.balanced_weights(train.labels, len(classes)) if args.class_weights else torch.ones(len(classes))
         )
         self.class_weights = weights.to(device)
-        self.progress = Progress(log_dir=str(args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S}"))
+        self.progress = Progress(log_dir=str(args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S-%f}"))
         self.stop = False
         self.saved_progress, self.last_save, self.seconds_to_save = {}, time.perf_counter(), 0.0
 
@@ -347,13 +356,13 @@ class Trainer:
         # The scaler of fp16 tries out how far it can go, and leaves out steps with infinite gradients by itself.
         if math.isfinite(loss_sum) and (math.isfinite(norm) or self.scaler.is_enabled()):
             self.scaler.step(self.optimizer)
-            self.scaler.update()
             progress.loss_sum += loss_sum
             progress.correct += int(correct)
             progress.gradient_sum += norm * planned if math.isfinite(norm) else 0.0
             progress.bad_steps = 0
         else:
             progress.bad_steps += 1
+        self.scaler.update()
         self.optimizer.zero_grad()
         if progress.bad_steps >= MAX_BAD_STEPS:
             raise Exploded
@@ -416,7 +425,7 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         tqdm.write(
-            f"Out of memory: from now on {self.part_size()} photos at once; the steps, and the result, stay the same."
+            f"Out of memory: from now on {self.part_size()} photos at once; a step still learns from as many as before."
         )
 
     def go_back(self) -> None:
@@ -566,7 +575,8 @@ class Trainer:
             for parameter, state in self.optimizer.state.items():
                 if not parameter.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape:
                     raise ValueError("averages of another shape than the weights")
-            self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
+            if checkpoint["scaler_state_dict"]:  # empty unless the run was in fp16
+                self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
             progress = Progress(**checkpoint["progress"])
             for name, value in asdict(progress).items():
                 if type(value) is not type(getattr(self.progress, name)) or (name != "log_dir" and value < 0):
@@ -674,8 +684,8 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         print("Without validation photos, the last epoch is kept, and its confidence is not calibrated.")
     print(f"Grades: {', '.join(classes)}")
     print(f"Network: {parameters / 1e6:.1f} million parameters, in {trainer.dtype} on {trainer.device}")
-    if trainer.device.type == "cpu" and args.image_width > PRESETS["small"]["image_width"]:
-        print("No GPU was found, so this will take long: --preset narrow is many times as fast.")
+    if trainer.device.type == "cpu" and max(args.channels) > max(PRESETS["narrow"]["channels"]):
+        print("Without a GPU, this will take long: --preset narrow is many times as fast.")
     if trainer.progress.epochs >= args.num_epochs:
         print(f"This run has finished its {args.num_epochs} epochs; a larger --num-epochs trains it further.")
     elif args.resume:
@@ -701,8 +711,11 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         raw = uncalibrated(evaluation.probabilities, network.temperature)
         total, before = (score(values, evaluation.labels, classes) for values in (evaluation.probabilities, raw))
         print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {total}")
-        print(f"Calibration error: {total.calibration_error:.3f}, and {before.calibration_error:.3f} without", end="")
-        print(f" the temperature {network.temperature:.2f}, which was fitted on the validation photos")
+        if val.paths:
+            print(
+                f"Calibration error: {total.calibration_error:.3f}, and {before.calibration_error:.3f} without the "
+                f"temperature {network.temperature:.2f}, which was fitted on the validation photos"
+            )
         about = {"checkpoint": str(best), "data": str(args.data / "test")}
         write_report(evaluation, trainer.model, trainer.device, about, report)
         print(f"\nThe report is in {report / 'index.html'}.")
@@ -787,6 +800,8 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
         parser.error(f"--batch-size times --accumulate must be a multiple of the {processes.COUNT} processes")
     if not args.learning_rate > 0:
         parser.error("--learning-rate must be above 0")
+    if args.seed >= 2**63:
+        parser.error("--seed must be below 2**63")
     return args, checkpoint
 
 

@@ -26,6 +26,7 @@ from coinkit.batches import MEAN, STD, PhotoReader, find_split, normalise, read_
 from coinkit.checkpoints import NEEDED_TO_PREDICT, load_checkpoint, save_tensors
 from coinkit.cli import ArgumentParser, UserError, run, usable_cores
 from coinkit.files import written_whole
+from coinkit.grading import BATCH_SIZE
 from coinkit.photos import DATASET
 
 ONNX = Path("coin_classifier.onnx")
@@ -34,7 +35,6 @@ PHOTOS = DATASET / "test"
 
 MAX_DIFFERENCE = 1e-4  # of a probability, between the checkpoint and what is exported in fp32
 MAX_PHOTOS = 200  # to check it on, spread over all grades
-BATCH_SIZE = 8
 MAX_ONNX_BYTES = 2**31  # of a file in ONNX's format, Protocol Buffers
 SHARED = {*NEEDED_TO_PREDICT, "format_version", "best_val_acc"}  # keys of a checkpoint that is to be shared
 

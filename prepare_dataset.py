@@ -5,9 +5,8 @@
     python prepare_dataset.py --source ~/coins --ratios 60 20 20    other photos, other shares
 
 Photos of one coin stay in one split, so that the test split tells how the model does on coins it has never seen. Run it
-again after adding photos, or after an interruption: what is in the dataset stays in its split, and only new or changed
-photos are decoded.
-coin_dataset/manifest.csv has a row for every photo that was found.
+again after adding photos, or after an interruption: what is in the dataset stays in its split, and is not decoded
+again. coin_dataset/manifest.csv has a row for every photo that was found.
 """
 
 import argparse

@@ -5,10 +5,10 @@ import math
 import os
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from coinkit.cli import UserError, usable_cores
+from coinkit.cli import UserError
 from coinkit.grades import scale_order
 from coinkit.photos import PhotoError, find_photos, map_ahead, named_like_photo, open_photo
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, of pixels from 0 to 1
 STD = (0.229, 0.224, 0.225)
-BATCH_SIZE = 8  # of photos to be graded
 
 # The largest rotation (degrees), shift (share of a face), zoom (share), change of gamma (as a logarithm), fall of light
 # to one side of a face (share), and change of brightness, contrast and saturation (share).
@@ -72,7 +71,7 @@ class PhotoReader:
         self.max_unreadable = max_unreadable
         self.unreadable = set()
         self.cache = {}
-        self.cache_limit = int(cache_gb * 1e9 / (3 * width * height))
+        self.cache_limit = cache_gb * 1e9 / (3 * width * height)  # photos
 
     def __call__(self, path: Path) -> Tensor | None:
         """Return a photo, (3, height, width), uint8, or None if it cannot be read.
@@ -93,7 +92,7 @@ class PhotoReader:
                     ) from None
                 tqdm.write(f"Left out: {path}: {error}.", file=sys.stderr)
             else:
-                if len(self.cache) < self.cache_limit:
+                if len(self.cache) + 1 <= self.cache_limit:
                     self.cache[path] = photo
         return photo
 
@@ -181,32 +180,6 @@ def read_batches(
         batch = [(photo, index) for index in planned.tolist() if (photo := next(photos)) is not None]
         indices = torch.tensor([index for _, index in batch], dtype=torch.long)
         yield torch.stack([photo for photo, _ in batch]) if batch else torch.empty(0), indices
-
-
-def grade_batches(paths: Sequence[Path], read: Callable, grade: Callable) -> Iterator[tuple[Path, Any]]:
-    """Yield each path with what `grade` says of its photo, or with the PhotoError that tells why it cannot be read.
-
-    Args:
-        paths: the photos.
-        read: takes a path, returns its photo, or raises PhotoError; threads read the next photos.
-        grade: takes a list of such photos, at most `BATCH_SIZE`, and returns what there is to say of each.
-    """
-
-    def read_or_error(path: Path) -> Any:
-        try:
-            return read(path)
-        except PhotoError as error:
-            return error
-
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        photos = map_ahead(pool, read_or_error, paths, ahead=2 * BATCH_SIZE)
-        for start in range(0, len(paths), BATCH_SIZE):
-            stop = min(start + BATCH_SIZE, len(paths))
-            batch = [(paths[index], next(photos)) for index in range(start, stop)]
-            readable = [photo for _, photo in batch if not isinstance(photo, PhotoError)]
-            results = iter(grade(readable) if readable else ())
-            for path, photo in batch:
-                yield path, photo if isinstance(photo, PhotoError) else next(results)
 
 
 def normalise(photos: Tensor) -> Tensor:

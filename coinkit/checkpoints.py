@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from coinkit.cli import UserError, on_one_line
 from coinkit.files import link_or_copy, written_whole
@@ -68,9 +69,18 @@ def save_tensors(content: Any, target: Path) -> None:
     """
     with written_whole(target) as partial, partial.open("wb") as file:
         try:
-            torch.save(content, file)
+            torch.save(on_cpu(content), file)
         except RuntimeError as error:  # torch wraps what went wrong with the file
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+
+
+def on_cpu(content: Any) -> Any:
+    """Return tensors and plain values with all tensors on the CPU, so that torch.load opens them on any computer."""
+    if isinstance(content, Tensor):
+        return content.cpu()
+    if isinstance(content, dict):
+        return {name: on_cpu(value) for name, value in content.items()}
+    return [on_cpu(value) for value in content] if isinstance(content, list) else content
 
 
 def load_tensors(path: Path, mmap: bool = True) -> Any:

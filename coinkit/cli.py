@@ -62,9 +62,19 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(141)
     except (UserError, OSError) as error:
         sys.exit(f"Error: {error}")
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.exit("Error: out of memory: close other programs, or take smaller photos or a smaller network.")
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether Python, or PyTorch on any device, had no memory left."""
+    said = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
 def keep_freed_memory() -> None:

@@ -38,10 +38,3 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
         if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
             return torch.bfloat16
     return torch.float32
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether a device, CPU included, had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )

@@ -16,6 +16,7 @@ LOCK_PATIENCE = 1  # seconds; workers of a run that was killed may hold its lock
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` a hard link to `source`, or to what that points to, or a copy where the file system cannot link."""
+    target.unlink(missing_ok=True)  # a run that was killed may have left it, as another name of a file to be kept
     try:
         os.link(os.path.realpath(source), target)
     except OSError:

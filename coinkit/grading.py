@@ -1,16 +1,21 @@
 """Grade photos with one or several trained networks, whose logits are averaged."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from coinkit.batches import grade_batches, move_faces, normalise, to_tensor
-from coinkit.photos import PhotoError, oddities, open_photo
+from coinkit.batches import move_faces, normalise, to_tensor
+from coinkit.cli import usable_cores
+from coinkit.photos import PhotoError, map_ahead, oddities, open_photo
+
+BATCH_SIZE = 8  # photos at once
 
 # What --tta adds to the photo as it is: each face turned (degrees), and shifted to the left and upwards (shares of a
 # face), half as far as in training. None is a mirror image, since no coin is.
@@ -37,24 +42,25 @@ class Photo(NamedTuple):
 
 
 def grade_photos(
-    networks: list[Network], paths: list[Path], tta: bool, device: torch.device
+    networks: list[Network], paths: Sequence[Path], tta: bool, device: torch.device
 ) -> Iterator[tuple[Path, tuple[Tensor, list[str]] | PhotoError]]:
     """Yield each path with the probabilities of its grades, (classes,), and notes; or with why it cannot be read."""
+    read = partial(read_photo, sizes={network.size for network in networks})
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        photos = zip(paths, map_ahead(pool, read, paths, ahead=2 * BATCH_SIZE), strict=True)
+        while batch := list(islice(photos, BATCH_SIZE)):
+            readable = [photo for _, photo in batch if isinstance(photo, Photo)]
+            probabilities = iter(mean_probabilities(networks, readable, tta, device) if readable else ())
+            for path, photo in batch:
+                yield path, (next(probabilities), photo.notes) if isinstance(photo, Photo) else photo
 
-    def grade(photos: list[Photo]) -> Iterator[tuple[Tensor, list[str]]]:
-        probabilities = mean_probabilities(networks, photos, tta, device)
-        return zip(probabilities, (photo.notes for photo in photos), strict=True)
 
-    return grade_batches(paths, partial(read_photo, sizes={network.size for network in networks}), grade)
-
-
-def read_photo(path: Path, sizes: set[tuple[int, int]]) -> Photo:
-    """Return a photo, with notes on it.
-
-    Raises:
-        PhotoError: it cannot be read.
-    """
-    opened = {size: open_photo(path, *size) for size in sizes}
+def read_photo(path: Path, sizes: set[tuple[int, int]]) -> Photo | PhotoError:
+    """Return a photo, with notes on it, or why it cannot be read."""
+    try:
+        opened = {size: open_photo(path, *size) for size in sizes}
+    except PhotoError as error:
+        return error
     photo, (width, height) = opened[min(sizes)]
     notes = oddities(photo, (width, height))
     if any(width < wanted_width and height < wanted_height for wanted_width, wanted_height in sizes):

@@ -4,6 +4,7 @@ A photo comes out upright, RGB and of the size asked for. The JPEG decoder does 
 18-megapixel photo is never decoded at full size to become 1024x512.
 """
 
+import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 MAX_PIXELS = 40_000_000  # twice the usual 6000x3000; Pillow's own limit warns instead of refusing
 MAX_BYTES = 4 * MAX_PIXELS  # as much as so many pixels take without compression
 MAX_SCANS = 50  # of a progressive JPEG, each of which goes over all its pixels; encoders write about 10
+SCAN = re.compile(rb"\xff\xda\0[\x06\x08\x0a\x0c\x0e]")  # where one starts, with its length: so none is by chance
 ASPECT_TOLERANCE = 0.05  # a photo further off the wanted shape than this is padded; nearer, stretching does not show
 ASPECT, FAR_OFF = 2, 0.1  # width / height of a coin photo, and the share by which it may be off without a note
 BLANK = 8  # standard deviation of each colour, 0 to 255, below which there is a note; photos of real coins have 20
@@ -72,7 +74,7 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
         with Image.open(path, formats=FORMATS) as photo:
             if photo.width * photo.height > MAX_PIXELS:
                 raise PhotoError(f"too large: {photo.width}x{photo.height} pixels")
-            if isinstance(photo, JpegImagePlugin.JpegImageFile) and path.read_bytes().count(b"\xff\xda") > MAX_SCANS:
+            if isinstance(photo, JpegImagePlugin.JpegImageFile) and len(SCAN.findall(path.read_bytes())) > MAX_SCANS:
                 raise PhotoError(f"a JPEG of more than {MAX_SCANS} scans")
             on_its_side = _orientation(photo) >= 5
             original_size = photo.size[::-1] if on_its_side else photo.size

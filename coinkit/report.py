@@ -14,6 +14,7 @@ import io
 import json
 import math
 import sys
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -94,9 +95,9 @@ class Evaluation:
         return score_grades(self.confusion, self.classes)
 
     def worst(self) -> list[int]:
-        """Return the indices of the worst mistakes: those furthest off, and of these the most confident, come first."""
+        """Return the indices of all mistakes: those furthest off, and of these the most confident, come first."""
         order = np.lexsort((-self.confidence, -self.distance))
-        return [index for index in order.tolist() if self.distance[index]][:MISTAKES]
+        return [index for index in order.tolist() if self.distance[index]]
 
 
 def evaluate(networks: list[Network], classes: list[str], split: Split, device: torch.device) -> Evaluation:
@@ -155,7 +156,7 @@ def write_report(evaluation: Evaluation, model: nn.Module, device: torch.device,
 
     confusion = confusion_chart(evaluation.confusion, evaluation.classes)
     reliability = reliability_diagram(evaluation.confidence, evaluation.distance == 0)
-    mistakes = [(index, mistake_picture(evaluation, index, model, device)) for index in evaluation.worst()]
+    mistakes = mistake_pictures(evaluation, MISTAKES, model, device)
     with folder_written_whole(folder) as partial:
         write_predictions(evaluation, partial / "predictions.csv")
         write_metrics(evaluation, about, partial / "metrics.json")
@@ -184,13 +185,22 @@ def write_report(evaluation: Evaluation, model: nn.Module, device: torch.device,
         (partial / "index.html").write_text(page, "utf-8", "backslashreplace")  # file names may be invalid Unicode
 
 
-def mistake_picture(evaluation: Evaluation, index: int, model: nn.Module, device: torch.device) -> np.ndarray:
-    """Return a photo beside what in it spoke for the predicted grade, (height, 2 * width, 3), uint8."""
-    photo = to_tensor(open_photo(evaluation.paths[index], model.image_width, model.image_height)[0])
-    target = torch.tensor([evaluation.predicted[index]], device=device)
-    heatmap = heatmaps(model, normalise(photo[None].to(device)), target)[0].cpu().numpy()
-    photo = photo.permute(1, 2, 0).numpy()
-    return np.hstack([photo, overlay(photo, heatmap)])
+def mistake_pictures(
+    evaluation: Evaluation, count: int, model: nn.Module, device: torch.device
+) -> list[tuple[int, np.ndarray]]:
+    """Return the worst mistakes: the index of each photo, and it beside what in it spoke for the predicted grade.
+
+    The pictures are (height, 2 * width, 3), uint8. Photos that cannot be read any more are left out.
+    """
+    pictures = []
+    for index in evaluation.worst()[:count]:
+        with suppress(PhotoError):
+            photo = to_tensor(open_photo(evaluation.paths[index], model.image_width, model.image_height)[0])
+            target = torch.tensor([evaluation.predicted[index]], device=device)
+            heatmap = heatmaps(model, normalise(photo[None].to(device)), target)[0].cpu().numpy()
+            photo = photo.permute(1, 2, 0).numpy()
+            pictures.append((index, np.hstack([photo, overlay(photo, heatmap)])))
+    return pictures
 
 
 def caption(evaluation: Evaluation, index: int) -> str:

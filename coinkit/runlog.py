@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from coinkit.figures import confusion_chart, photo_grid
-from coinkit.report import Evaluation, caption, mistake_picture
+from coinkit.report import Evaluation, caption, mistake_pictures
 
 PICTURES = 10  # times in a run; with the sizes below, that makes 20 MB at most
 MAX_PICTURE_SHARE = 0.01  # of the time of a run may go into pictures
@@ -77,9 +77,9 @@ class RunLog:
         started = time.perf_counter()
         chart = confusion_chart(evaluation.confusion, evaluation.classes)
         self.val.add_image("confusion matrix", shrunk(chart), epoch, dataformats="HWC")
-        if worst := evaluation.worst()[:MISTAKES]:
-            photos = np.stack([mistake_picture(evaluation, index, model, device) for index in worst])
-            grid = photo_grid(photos, [caption(evaluation, index) for index in worst])
+        if mistakes := mistake_pictures(evaluation, MISTAKES, model, device):
+            photos = np.stack([picture for _, picture in mistakes])
+            grid = photo_grid(photos, [caption(evaluation, index) for index, _ in mistakes])
             self.val.add_image("worst mistakes", shrunk(grid), epoch, dataformats="HWC")
         self.picture_seconds += time.perf_counter() - started
 

@@ -84,6 +84,15 @@ def test_intervals_hold_the_value_and_shrink_with_more_photos():
             assert many[name].high - many[name].low < few[name].high - few[name].low
 
 
+def test_intervals_of_more_photos_than_are_corrected_are_near_to_the_corrected_ones(monkeypatch):
+    corrected = estimate_score(*make_predictions(600), GRADES)
+    monkeypatch.setattr("coinkit.metrics.MAX_BCA_PHOTOS", 599)
+    percentiles = estimate_score(*make_predictions(600), GRADES)
+    assert percentiles != corrected
+    for name in ("mean_error", "sheldon_error", "kappa", "balanced_accuracy"):
+        assert percentiles[name] == pytest.approx(corrected[name], rel=0.02)
+
+
 def test_what_few_photos_cannot_tell_has_no_interval():
     for count in (1, 3):
         estimates = estimate_score(np.eye(4)[:count], np.arange(count), GRADES)

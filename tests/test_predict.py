@@ -104,7 +104,7 @@ def test_a_bad_checkpoint_is_an_error_and_nothing_in_it_is_executed(trained, tmp
             path.write_text("no checkpoint")
         case "pickle":
             path.write_bytes(pickle.dumps(Hostile()))
-        case "foreign":
+        case "of another program":
             torch.save({"model_state_dict": {}, "hostile": Hostile()}, path)
         case "incomplete":
             del checkpoint["architecture"]

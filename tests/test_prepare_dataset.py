@@ -240,6 +240,10 @@ def test_odd_photos_become_rgb_and_upright(images, tmp_path):
     draw_photo(310).rotate(90, expand=True).save(folder / "turned.jpg", exif=exif, quality=95)
     draw_photo(310, (240, 120)).save(folder / "upright.png")
     draw_photo(320, (120, 120)).save(folder / "square.png")
+    video = np.random.default_rng(0).bytes(8_000_000)  # behind a photo, as telephones put it there
+    draw_photo(330).save(folder / "moving.jpg")
+    with (folder / "moving.jpg").open("ab") as file:
+        file.write(video)
     rows = prepare(tmp_path)
     pixels = {}
     for source, row in rows.items():

@@ -136,7 +136,8 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path):
 
 def test_a_finished_run_can_be_given_more_epochs(dataset, tmp_path):
     train(tmp_path, "--num-epochs", 1)
-    result = run_script("coin_classifier_custom.py", "--resume", "--num-epochs", 2, cwd=tmp_path)
+    options = ["--resume", "--num-epochs", 2, "--precision", "fp16"]  # as on another GPU, by itself
+    result = run_script("coin_classifier_custom.py", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     checkpoint = load(tmp_path)
     assert checkpoint["progress"]["epochs"] == 2
@@ -162,6 +163,7 @@ def test_accumulated_batches_make_the_same_step_as_large_ones(tmp_path):
         ["--graph", "--residual", "--activation", "leaky_relu", "--channels", 4, 4, 4, 4, 4],
         ["--class-weights", "--label-spread", 0, "--augment", 2, "--clip-grad-norm", 0, "--no-fused"],
         ["--precision", "bf16", "--augment", 0, "--cache-gb", 0],
+        ["--precision", "fp16", "--channels", 9, 18, 30, 50, "--cache-gb", "inf"],
     ],
 )
 def test_the_advice_of_the_guide_is_a_setting(dataset, tmp_path, options):
@@ -176,10 +178,10 @@ def test_it_stops_early_when_asked(dataset, tmp_path):
 
 
 def test_without_validation_photos_the_last_epoch_is_kept(tmp_path):
-    make_dataset(tmp_path / "coin_dataset", val=0)
+    make_dataset(tmp_path / "coin_dataset", val=0, test=1)
     result = train(tmp_path, "--num-epochs", 2)
     assert result.returncode == 0, result.stderr
-    assert "Without validation photos" in result.stdout
+    assert "Without validation photos" in result.stdout and "fitted on the validation" not in result.stdout
     assert load(tmp_path, BEST)["progress"]["best_epoch"] == 2
 
 
@@ -187,6 +189,7 @@ def test_a_run_killed_before_it_kept_its_best_weights_keeps_them(dataset, tmp_pa
     train(tmp_path, "--num-epochs", 1)
     (tmp_path / BEST).unlink()  # it may share its content with the last checkpoint
     (tmp_path / BEST).write_bytes(b"older")
+    os.link(tmp_path / LAST, tmp_path / f"{BEST}.partial")
     result = train(tmp_path, "--resume")
     assert result.returncode == 0, result.stderr
     assert load(tmp_path, BEST)["progress"]["best_epoch"] == 1
@@ -199,6 +202,10 @@ def test_an_earlier_model_is_kept(dataset, tmp_path):
     train(tmp_path, "--num-epochs", 1)
     assert (tmp_path / "coin_classifier_custom_best.previous.pth").read_bytes() == b"mine"
     assert load(tmp_path, BEST)["classes"]
+    first = (tmp_path / BEST).read_bytes()
+    os.link(tmp_path / BEST, tmp_path / f"{BEST}.partial")  # of a run that was killed in between
+    assert train(tmp_path, "--num-epochs", 1, "--seed", 1).returncode == 0
+    assert (tmp_path / "coin_classifier_custom_best.previous.pth").read_bytes() == first
 
 
 def test_mistakes_are_told_in_a_line(tmp_path):
@@ -214,6 +221,7 @@ def test_mistakes_are_told_in_a_line(tmp_path):
         ["--augment", "nan"],
         ["--weight-decay", "nan"],
         ["--learning-rate", "nan"],
+        ["--seed", 2**63],
     ):
         assert_fails(train(tmp_path, *options), options[0])
     assert_fails(train(tmp_path, "--device", "cuda:99"), "--device cuda:99")
@@ -285,6 +293,23 @@ def test_photos_that_go_bad_are_left_out_up_to_a_limit(dataset, tmp_path):
     assert_fails(train(tmp_path), "more photos are unreadable than the 3", "prepare_dataset.py")
 
 
+PHOTOS_GO = """
+end_epoch = coin.Trainer.end_epoch
+def photos_go(self, *evaluated):
+    for path in self.val.paths:
+        path.unlink()
+    end_epoch(self, *evaluated)
+coin.Trainer.end_epoch = photos_go
+"""
+
+
+def test_validation_photos_that_go_while_it_trains_are_missed_in_pictures_alone(dataset, tmp_path):
+    result = train_with(tmp_path, PHOTOS_GO, "--num-epochs", 1, "--learning-rate", 1e-9)
+    assert result.returncode == 0, result.stderr
+    (run,) = (tmp_path / "runs").glob("coin_custom_*")
+    assert EventAccumulator(str(run / "val")).Reload().Tags()["images"] == ["confusion matrix"]
+
+
 def train_with(cwd, change, *options):
     """Run the training after a change to its code, Python source that sees it as `coin`."""
     lines = ["import sys, torch", "import coin_classifier_custom as coin", "from torch import nn", "step = 0", change]
@@ -322,6 +347,12 @@ def limited(self, photos):
 coin.CoinClassifier.forward = limited
 """
 
+NO_MEMORY_TO_STEP = """
+def step(self, closure=None):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+torch.optim.AdamW.step = step
+"""
+
 
 def test_out_of_memory_takes_fewer_photos_at_once_with_the_same_result(tmp_path):
     weights = []
@@ -336,6 +367,7 @@ def test_out_of_memory_takes_fewer_photos_at_once_with_the_same_result(tmp_path)
     for name, tensor in weights[0].items():
         assert torch.allclose(tensor, weights[1][name], atol=1e-3), name
     assert_fails(train_with(folder, NO_MEMORY_BEYOND.format(limit=0)), "one photo at a time", "--image-width")
+    assert_fails(train_with(folder, NO_MEMORY_TO_STEP), "out of memory", "smaller")
 
 
 GROWING = """
@@ -373,24 +405,28 @@ coin.Trainer.losses = exploding
 """
 
 
-def test_a_step_without_a_finite_loss_changes_nothing(tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_step_without_a_finite_loss_changes_nothing(tmp_path, precision):
     make_dataset(tmp_path / "coin_dataset", train=4)
-    result = train_with(tmp_path, EXPLODING.format(steps="range(2, 4)"), "--num-epochs", 1)
+    change = EXPLODING.format(steps="range(2, 4)")
+    result = train_with(tmp_path, change, "--num-epochs", 1, "--precision", precision)
     assert result.returncode == 0, result.stderr
     checkpoint = load(tmp_path)
     assert all(tensor.isfinite().all() for tensor in checkpoint["model_state_dict"].values())
     assert checkpoint["optimizer_state_dict"]["state"][0]["step"] == 1 and checkpoint["progress"]["steps"] == 3
 
 
-def test_an_exploding_run_goes_back_and_slows_down_then_gives_up(tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_exploding_run_goes_back_and_slows_down_then_gives_up(tmp_path, precision):
     make_dataset(tmp_path / "coin_dataset")
-    result = train_with(tmp_path, EXPLODING.format(steps="range(9, 14)"), "--num-epochs", 3)
+    options = ["--num-epochs", 3, "--precision", precision]
+    result = train_with(tmp_path, EXPLODING.format(steps="range(9, 14)"), *options)
     assert result.returncode == 0, result.stderr
     assert "a tenth of the rate" in result.stdout + result.stderr
     progress = load(tmp_path)["progress"]
     assert (progress["epochs"], progress["steps"], progress["rate_cuts"]) == (3, 18, 1)
     assert [epoch for epoch, _ in curves(tmp_path)["train", "loss"]] == [1, 2, 3]
 
-    result = train_with(tmp_path, EXPLODING.format(steps="range(9, 1000)"), "--num-epochs", 3)
+    result = train_with(tmp_path, EXPLODING.format(steps="range(9, 1000)"), *options)
     assert_fails(result, "exploded 3 times", "--learning-rate 0.0005")
     assert load(tmp_path)["progress"]["epochs"] == load(tmp_path, BEST)["progress"]["epochs"] == 2
