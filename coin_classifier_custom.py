@@ -53,7 +53,7 @@ from coinkit.cli import (
 )
 from coinkit.devices import choose_dtype, find_device
 from coinkit.figures import photo_grid
-from coinkit.files import alone, link_or_copy, room_for, written_whole
+from coinkit.files import alone, name_also, room_for
 from coinkit.grading import Network
 from coinkit.layers import Residual, StandardisedConv2d, StandardiseFaces
 from coinkit.metrics import score, uncalibrated
@@ -250,10 +250,8 @@ class Trainer:
         self.read = PhotoReader(args.image_width, args.image_height, args.cache_gb, accepted)
         self.pool = ThreadPoolExecutor(usable_cores())
         self.targets = learning.soft_labels(classes, args.label_spread).to(device)
-        weights = (
-            learning.balanced_weights(train.labels, len(classes)) if args.class_weights else torch.ones(len(classes))
-        )
-        self.class_weights = weights.to(device)
+        balanced, even = learning.balanced_weights(train.labels, len(classes)), torch.ones(len(classes))
+        self.class_weights = (balanced if args.class_weights else even).to(device)
         self.progress = Progress(log_dir=str(args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S-%f}"))
         self.stop = False
         self.saved_progress, self.last_save, self.seconds_to_save = {}, time.perf_counter(), 0.0
@@ -548,8 +546,7 @@ class Trainer:
 
     def keep_best(self) -> None:
         """Make `BEST` the checkpoint that `LAST` is."""
-        with written_whole(self.args.output / BEST) as partial:
-            link_or_copy(self.args.output / LAST, partial)
+        name_also(self.args.output / LAST, self.args.output / BEST)
 
     def load(self, checkpoint: dict, path: Path) -> None:
         """Go on from a checkpoint that was loaded from `path`.
@@ -569,18 +566,10 @@ class Trainer:
                     "--accept-changes, or train without --resume."
                 )
             self.model.load_state_dict(checkpoint["model_state_dict"])
-            # How to step is a matter of the options; the checkpoint only has the averages.
-            checkpoint["optimizer_state_dict"]["param_groups"] = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
-            for parameter, state in self.optimizer.state.items():
-                if not parameter.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape:
-                    raise ValueError("averages of another shape than the weights")
+            learning.load_averages(self.optimizer, checkpoint["optimizer_state_dict"])
             if checkpoint["scaler_state_dict"]:  # empty unless the run was in fp16
                 self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
-            progress = Progress(**checkpoint["progress"])
-            for name, value in asdict(progress).items():
-                if type(value) is not type(getattr(self.progress, name)) or (name != "log_dir" and value < 0):
-                    raise ValueError(f"a progress of {name}: {value}")
+            progress = Progress.load(checkpoint["progress"])
         self.progress, self.saved_progress = progress, checkpoint["progress"]
         if changes:  # the order of photos is another one: begin the epoch again
             progress.begin_epoch()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from coinkit.cli import UserError, on_one_line
-from coinkit.files import link_or_copy, written_whole
+from coinkit.files import name_also, written_whole
 
 FORMAT_VERSION = 1
 NEEDED_TO_PREDICT = {
@@ -128,5 +128,4 @@ def damage_told(path: Path) -> Iterator[None]:
 def set_aside(checkpoint: Path) -> None:
     """Give the checkpoint of an earlier run a second name, under which it stays when a new one takes its place."""
     if checkpoint.exists():
-        with written_whole(checkpoint.with_suffix(".previous.pth")) as partial:
-            link_or_copy(checkpoint, partial)
+        name_also(checkpoint, checkpoint.with_suffix(".previous.pth"))

@@ -37,6 +37,12 @@ def written_whole(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def name_also(file: Path, target: Path) -> None:
+    """Make `target` another name of a file, or a copy; it takes the place of what was there, whole or not at all."""
+    with written_whole(target) as partial:
+        link_or_copy(file, partial)
+
+
 def beside(folder: Path, word: str) -> Path:
     """Return a hidden name beside a folder for what belongs to it: its "lock", its "previous" content, ..."""
     return folder.with_name(f".{folder.name}.{word}")

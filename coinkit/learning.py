@@ -49,6 +49,18 @@ def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, 
     return torch.optim.AdamW(groups.values(), fused=fused)
 
 
+def load_averages(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Take the averages from the state of another optimiser of the same weights; how to step stays as it is here.
+
+    Raises:
+        Exception: of any kind, if they do not fit.
+    """
+    optimizer.load_state_dict(state | {"param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, averages in optimizer.state.items():
+        if not parameter.shape == averages["exp_avg"].shape == averages["exp_avg_sq"].shape:
+            raise ValueError("averages of another shape than the weights")
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> float:
     """Give each layer a share of its full learning rate; return the highest that is set."""
     for group in optimizer.param_groups:

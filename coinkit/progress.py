@@ -1,7 +1,7 @@
 """How far a training has come, and which of its epochs is the best."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,6 +32,20 @@ class Progress:
     correct: int = 0
     gradient_sum: float = 0.0  # of the norms before clipping
     seconds: float = 0.0
+
+    @classmethod
+    def load(cls, values: dict) -> "Progress":
+        """Return what a checkpoint holds.
+
+        Raises:
+            Exception: of any kind, if that is none.
+        """
+        progress = cls(**values)
+        for field in fields(cls):
+            value = getattr(progress, field.name)
+            if type(value) is not field.type or (field.type is not str and value < 0):
+                raise ValueError(f"a progress of {field.name}: {value}")
+        return progress
 
     def begin_epoch(self) -> None:
         """Forget the epoch at hand."""
