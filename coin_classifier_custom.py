@@ -55,7 +55,7 @@ from coinkit.devices import choose_dtype, find_device
 from coinkit.figures import photo_grid
 from coinkit.files import alone, name_also, room_for
 from coinkit.grading import Network
-from coinkit.layers import Residual, StandardisedConv2d, StandardiseFaces
+from coinkit.layers import Residual, StandardisedConv2d
 from coinkit.metrics import score, uncalibrated
 from coinkit.photos import DATASET, MAX_PIXELS, SPLITS
 from coinkit.progress import Progress
@@ -170,7 +170,6 @@ class CoinClassifier(nn.Module):
             return Residual(block, in_channels, out_channels) if residual else block
 
         # Each block halves width and height: 512x256 -> 256x128 -> 128x64 -> 64x32 -> 32x16 -> 16x8
-        self.standardise = StandardiseFaces()
         self.conv_block1 = conv_block(3, channels[0], convs=2)
         self.conv_block2 = conv_block(channels[0], channels[1], convs=2)
         self.conv_block3 = conv_block(channels[1], channels[2], convs=3)
@@ -198,8 +197,7 @@ class CoinClassifier(nn.Module):
 
     def forward(self, photos: Tensor) -> Tensor:
         """Return logits (N, num_classes) of photos (N, 3, H, W) as `normalise` returns them."""
-        x = self.standardise(photos)
-        x = self.conv_block1(x)
+        x = self.conv_block1(photos)
         x = self.conv_block2(x)
         x = self.conv_block3(x)
         x = self.conv_block4(x)

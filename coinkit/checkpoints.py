@@ -13,7 +13,7 @@ from torch import Tensor
 from coinkit.cli import UserError, on_one_line
 from coinkit.files import name_also, written_whole
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NEEDED_TO_PREDICT = {
     "model_state_dict": dict,
     "classes": list,

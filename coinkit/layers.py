@@ -5,17 +5,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class StandardiseFaces(nn.Module):
-    """Take the light and the camera out of a photo: bring each face, one half of it, to mean 0 and deviation 1."""
-
-    def forward(self, photos: Tensor) -> Tensor:
-        """Return photos (N, 3, H, W), each half with mean 0 and deviation 1 over its colours and pixels."""
-        faces = photos.unflatten(3, (2, -1))
-        faces = faces - faces.mean(dim=(1, 2, 4), keepdim=True)
-        deviation = faces.square().mean(dim=(1, 2, 4), keepdim=True).sqrt()  # exported, std has sums beyond fp16
-        return (faces / (deviation + 1e-3)).flatten(3)
-
-
 class StandardisedConv2d(nn.Conv2d):
     """A convolution whose weights have mean 0 and length 1 for each output.
 

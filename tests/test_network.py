@@ -65,17 +65,6 @@ def test_sizes_and_blocks_can_be_chosen(size, options, last_block):
         assert model.fc1.in_features == 65536
 
 
-def test_light_and_contrast_do_not_change_the_grade():
-    torch.manual_seed(0)
-    model = CoinClassifier(3, 64, 32, channels=(4, 4, 4, 4), fc_features=(8, 8)).eval()
-    torch.nn.init.normal_(model.fc3.weight)
-    photos = torch.randn(2, 3, 32, 64)
-    brighter = photos.clone()
-    brighter[..., 32:] = 2 * photos[..., 32:] + 1  # the reverse alone
-    assert torch.allclose(model(photos), model(brighter), atol=0.02)
-    assert not torch.allclose(model(photos), model(photos.flip(0)), atol=0.02)
-
-
 def test_labels_are_soft_along_the_scale_only():
     rows = soft_labels(["g04", "vf20", "ms65", "details"], spread=0.7)
     assert torch.allclose(rows.sum(dim=1), torch.ones(4))

@@ -16,6 +16,7 @@ from PIL import Image
 import predict as command
 from coin_classifier_custom import CoinClassifier
 from coinkit.batches import move_faces
+from coinkit.checkpoints import FORMAT_VERSION
 from coinkit.cli import UserError
 
 BEST = "coin_classifier_custom_best.pth"
@@ -162,8 +163,9 @@ def save_network(path, classes=("g06", "vf30", "ms65"), width=64, height=32):
     architecture = {"image_width": width, "image_height": height, "channels": [4, 4, 4, 4, 4], "fc_features": [8, 8]}
     model = CoinClassifier(len(classes), **architecture)
     torch.nn.init.normal_(model.fc3.weight)
-    checkpoint = {"format_version": 1, "model": "custom", "architecture": architecture, "temperature": 0.7}
-    torch.save(checkpoint | {"classes": list(classes), "model_state_dict": model.state_dict()}, path)
+    checkpoint = {"format_version": FORMAT_VERSION, "model": "custom", "architecture": architecture}
+    checkpoint |= {"classes": list(classes), "temperature": 0.7, "model_state_dict": model.state_dict()}
+    torch.save(checkpoint, path)
     return path
 
 
