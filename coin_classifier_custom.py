@@ -248,8 +248,9 @@ class Trainer:
         self.read = PhotoReader(args.image_width, args.image_height, args.cache_gb, accepted)
         self.pool = ThreadPoolExecutor(usable_cores())
         self.targets = learning.soft_labels(classes, args.label_spread).to(device)
-        balanced, even = learning.balanced_weights(train.labels, len(classes)), torch.ones(len(classes))
-        self.class_weights = (balanced if args.class_weights else even).to(device)
+        self.class_weights = torch.ones(len(classes), device=device)
+        if args.class_weights:
+            self.class_weights = learning.balanced_weights(train.labels, len(classes)).to(device)
         self.progress = Progress(log_dir=str(args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S-%f}"))
         self.stop = False
         self.saved_progress, self.last_save, self.seconds_to_save = {}, time.perf_counter(), 0.0

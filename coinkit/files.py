@@ -16,7 +16,6 @@ LOCK_PATIENCE = 1  # seconds; workers of a run that was killed may hold its lock
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` a hard link to `source`, or to what that points to, or a copy where the file system cannot link."""
-    target.unlink(missing_ok=True)  # a run that was killed may have left it, as another name of a file to be kept
     try:
         os.link(os.path.realpath(source), target)
     except OSError:
@@ -28,6 +27,7 @@ def written_whole(target: Path) -> Iterator[Path]:
     """Yield a name beside `target` to write to; it takes the place of `target` at the end, if nothing went wrong."""
     partial = target.with_name(f"{target.name}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
+    partial.unlink(missing_ok=True)  # a run that was killed may have left it, as another name of a file to be kept
     try:
         yield partial
         with partial.open("rb+") as file:

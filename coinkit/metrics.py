@@ -74,9 +74,9 @@ class Estimate(NamedTuple):
 def estimate_score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> dict[str, Estimate]:
     """Return each value of `score`, which takes the same arguments, but the count, with its interval.
 
-    Shares of the photos have Wilson's interval. The others have that of a bias-corrected and accelerated bootstrap over
-    the photos (Efron 1987), whose time grows with the square of their number, so only up to `MAX_BCA_PHOTOS`;
-    it cannot tell where all photos are alike, such as all exact.
+    Shares of the photos have Wilson's interval. The others have that of a bootstrap over the photos, which cannot tell
+    where all photos are alike, such as all exact. Up to `MAX_BCA_PHOTOS`, it is bias-corrected and accelerated (Efron
+    1987); the time of that grows with the square of their number.
     """
     from scipy.stats import bootstrap  # takes a second that predict.py can save
 

@@ -293,6 +293,16 @@ def test_photos_that_go_bad_are_left_out_up_to_a_limit(dataset, tmp_path):
     assert_fails(train(tmp_path), "more photos are unreadable than the 3", "prepare_dataset.py")
 
 
+def train_with(cwd, change, *options):
+    """Run the training after a change to its code, Python source that sees it as `coin`."""
+    lines = ["import sys, torch", "import coin_classifier_custom as coin", "from torch import nn", "step = 0", change]
+    lines += [f"sys.argv = {['coin_classifier_custom.py', *map(str, [*SMALL, *options])]!r}", "coin.run(coin.main)"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=cwd, env=env, capture_output=True, text=True, encoding="utf-8"
+    )
+
+
 PHOTOS_GO = """
 end_epoch = coin.Trainer.end_epoch
 def photos_go(self, *evaluated):
@@ -308,16 +318,6 @@ def test_validation_photos_that_go_while_it_trains_are_missed_in_pictures_alone(
     assert result.returncode == 0, result.stderr
     (run,) = (tmp_path / "runs").glob("coin_custom_*")
     assert EventAccumulator(str(run / "val")).Reload().Tags()["images"] == ["confusion matrix"]
-
-
-def train_with(cwd, change, *options):
-    """Run the training after a change to its code, Python source that sees it as `coin`."""
-    lines = ["import sys, torch", "import coin_classifier_custom as coin", "from torch import nn", "step = 0", change]
-    lines += [f"sys.argv = {['coin_classifier_custom.py', *map(str, [*SMALL, *options])]!r}", "coin.run(coin.main)"]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], cwd=cwd, env=env, capture_output=True, text=True, encoding="utf-8"
-    )
 
 
 STOPPED = """
