@@ -554,7 +554,9 @@ class Trainer:
             UserError: it is of other grades, photos or architecture, or parts of it do not fit together.
         """
         if checkpoint["classes"] != self.classes:
-            raise UserError(f"the run to resume has other grades than {self.args.data}; train without --resume.")
+            raise UserError(
+                f"the run to resume has other grades than {self.args.data}; train with --init-from {path} instead."
+            )
         if (checkpoint["model"], checkpoint["architecture"]) != (self.args.model, self.architecture):
             raise UserError("the run to resume has another architecture than these options; train without --resume.")
         with damage_told(path):

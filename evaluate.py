@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from coin_classifier_custom import BEST
-from coinkit.batches import Split
+from coinkit.batches import Split, differences, find_split, fingerprint
+from coinkit.checkpoints import damage_told, load_checkpoint
 from coinkit.cli import ArgumentParser, UserError, run
 from coinkit.devices import find_device
 from coinkit.grades import class_name
@@ -35,6 +36,8 @@ def main() -> int:
     folder = find_folder(args.data, args.split)
     device = find_device(args.device)
     networks, classes = load_networks(args.checkpoint, device)
+    if folder != args.data:
+        warn_of_learned(args.data, folder, args.checkpoint)
     evaluation = evaluate(networks, classes, find_labelled(folder, classes), device)
     print_score(evaluation)
     about = {"checkpoint": ", ".join(map(str, args.checkpoint)), "data": str(folder)}
@@ -78,6 +81,23 @@ def find_folder(data: Path, split: str | None) -> Path:
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: run python prepare_dataset.py first, or name another one with --data.")
     return folder
+
+
+def warn_of_learned(dataset: Path, folder: Path, checkpoints: list[Path]) -> None:
+    """Warn that networks may have learned photos of a split, if they were not trained on its dataset as it is now."""
+    for path in checkpoints:
+        checkpoint = load_checkpoint(path)
+        if "dataset" in checkpoint:  # not in one that export.py has made
+            with damage_told(path):
+                classes = checkpoint["classes"]
+                now = {"train": fingerprint(find_split(dataset / "train", classes), classes)}
+                changes = differences(checkpoint["dataset"], now)
+            if changes:
+                print(
+                    f"Warning: {path} was not trained on {dataset} as it is now: {changes}. "
+                    f"If it has learned photos of {folder}, these scores are too good.",
+                    file=sys.stderr,
+                )
 
 
 def find_labelled(folder: Path, classes: list[str]) -> Split:

@@ -39,7 +39,17 @@ from tqdm import tqdm
 from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, on_one_line, run, usable_cores
 from coinkit.files import SYSTEM_FILES, alone, beside, folder_written_whole, link_or_copy, recover, room_for
 from coinkit.grades import class_name, scale_order, sheldon_number
-from coinkit.photos import DATASET, PHOTO_FOLDER, SPLITS, PhotoError, find_photos, map_ahead, oddities, open_photo
+from coinkit.photos import (
+    DATASET,
+    PHOTO_FOLDER,
+    SPLITS,
+    PhotoError,
+    find_photos,
+    map_ahead,
+    named_like_photo,
+    oddities,
+    open_photo,
+)
 
 SOURCE = Path("images")
 RATIOS = (70, 10, 20)
@@ -167,7 +177,9 @@ def read_and_split(photos: list[Photo], previous: list[Photo], output: Path, arg
     assign_splits(photos, [] if args.reshuffle else previous, args.ratios, args.seed)
     if len({photo.grade for photo in usable(photos)}) < 2:
         report_left_out(photos)
-        raise UserError(f"fewer than 2 grades have usable photos. {expected_tree(args.source)}")
+        left_out = any(photo.reason for photo in photos)
+        advice = "Why others were left out is said above." if left_out else expected_tree(args.source)
+        raise UserError(f"fewer than 2 grades have usable photos. {advice}")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -214,6 +226,8 @@ def find_sources(args: argparse.Namespace) -> list[Photo]:
             place = f"{on_one_line(args.source)}/<grade>/{PHOTO_FOLDER}/"
             print(f"Photos not used, since not in {place}: {len(found)} in {on_one_line(folder)}")
             continue
+        if is_used:
+            report_other_files(folder)
         for path in found:
             photo = Photo(path.as_posix(), grade, preparation=preparation)
             try:
@@ -592,6 +606,19 @@ def expected_tree(source: Path) -> str:
     return EXPECTED.format(source=source, folder=PHOTO_FOLDER)
 
 
+def report_other_files(folder: Path) -> None:
+    """Print how many files in a folder of photos are not named like photos."""
+    others = Counter(
+        path.suffix.lower() or "no ending"
+        for path in folder.iterdir()
+        if not named_like_photo(path) and not path.name.startswith(".") and path.name not in SYSTEM_FILES
+        if path.is_file()
+    )
+    if others:
+        endings = on_one_line(", ".join(sorted(others)))
+        print(f"Files not used, since not named like photos ({endings}): {others.total()} in {on_one_line(folder)}")
+
+
 def report_grades(photos: list[Photo]) -> None:
     """Print how many photos each grade has in each split, and whether that is enough."""
     placed = usable(photos)
@@ -615,7 +642,12 @@ def report_grades(photos: list[Photo]) -> None:
         if not any(counts[grade, split] for grade in grades):
             print(f"\nWarning: no photo is in {split}.")
     if unknown := [grade for grade in grades if sheldon_number(grade) is None]:
-        print(f"\nWarning: not on the Sheldon scale, and placed after it: {', '.join(unknown)}.")
+        print(f"\nWarning: not on the Sheldon scale, and placed after its best grade: {', '.join(unknown)}.")
+    numbers = Counter(map(sheldon_number, grades))
+    if alike := [grade for grade in grades if sheldon_number(grade) and numbers[sheldon_number(grade)] > 1]:
+        print(f"\nWarning: at one place of the Sheldon scale, but kept apart: {', '.join(alike)}.")
+    if unknown or alike:
+        print("If that is not meant, rename their folders and run this again.")
     imbalance = max(totals.values()) / min(totals.values())
     print(f"\nThe largest grade has {imbalance:.1f} times the photos of the smallest.")
     if imbalance > MAX_IMBALANCE:

@@ -41,6 +41,8 @@ def load_checkpoint(path: Path, needed: dict[str, type] = NEEDED_TO_PREDICT, mma
     Raises:
         UserError: there is none, or it was not written by this program.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the checkpoint in it, such as {path / '*_best.pth'}.")
     if not path.is_file():
         raise UserError(
             f"no checkpoint {path}: run python coin_classifier_custom.py first, or name another folder or file."
@@ -71,7 +73,8 @@ def save_tensors(content: Any, target: Path) -> None:
         try:
             torch.save(on_cpu(content), file)
         except RuntimeError as error:  # torch wraps what went wrong with the file
-            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+            caused = isinstance(error.__context__, OSError | KeyboardInterrupt)
+            raise (error.__context__ if caused else error) from None
 
 
 def on_cpu(content: Any) -> Any:
@@ -126,6 +129,19 @@ def damage_told(path: Path) -> Iterator[None]:
 
 
 def set_aside(checkpoint: Path) -> None:
-    """Give the checkpoint of an earlier run a second name, under which it stays when a new one takes its place."""
-    if checkpoint.exists():
-        name_also(checkpoint, checkpoint.with_suffix(".previous.pth"))
+    """Give the checkpoint of an earlier run a second name, under which it stays when a new one takes its place.
+
+    One that has not finished an epoch is not worth it: after a false start, what was there before the start stays.
+    """
+    if checkpoint.exists() and not is_only_begun(checkpoint):
+        previous = checkpoint.with_suffix(".previous.pth")
+        name_also(checkpoint, previous)
+        print(f"{checkpoint} of an earlier run is kept as {previous}.", flush=True)
+
+
+def is_only_begun(checkpoint: Path) -> bool:
+    """Tell whether a checkpoint is of a run that has not finished an epoch."""
+    try:
+        return load_checkpoint(checkpoint, NEEDED_TO_RESUME)["progress"].get("epochs") == 0
+    except UserError:
+        return False

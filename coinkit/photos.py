@@ -20,7 +20,7 @@ DATASET = Path("coin_dataset")  # what prepare_dataset.py makes of them
 SPLITS = ("train", "val", "test")  # its folders
 
 # What counts as a photo in a folder. HEIC cannot be read, but is named so that no photo is passed over in silence.
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif"}
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 
 # A small file can ask for any memory and time. Within these limits no format takes a worker above 1 GB or 5 s.
@@ -86,7 +86,7 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
     except PhotoError:
         raise
     except UnidentifiedImageError:
-        raise PhotoError("not a JPEG, PNG, WebP, TIFF or BMP photo") from None
+        raise PhotoError("not a JPEG, PNG, WebP, TIFF or BMP photo: convert it to one") from None
     except Exception as error:  # over a damaged file a decoder may raise anything
         if isinstance(error, OSError) and error.errno:
             raise PhotoError(f"cannot be read: {error.strerror}") from error

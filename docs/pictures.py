@@ -23,7 +23,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from coin_classifier_custom import BEST
-from coinkit.cli import UserError, run
+from coinkit.cli import ArgumentParser, UserError, run
 from coinkit.photos import open_photo
 
 DOCS = Path(__file__).resolve().parent
@@ -50,23 +50,23 @@ return all(document).filter(e => e.matches(arguments[0]) && {condition}).length;
 
 def main() -> None:
     """Run the command."""
+    ArgumentParser(__doc__).parse_args()
     photos = sorted((DEMO / "coin_dataset" / "test").glob("*/*.jpg"))
     if not photos or not (DEMO / "report").is_dir():
         raise UserError(f"there is no demo in {DEMO}: run make demo first.")
     photo = photos[-1]  # the one that make demo grades
-    shrink(photo, DOCS / "photo.jpg")
-    with TemporaryDirectory() as folder:
-        heatmap = Path(folder) / "heatmap.png"
-        command = [sys.executable, ROOT / "predict.py", photo, "--checkpoint", DEMO / BEST, "--heatmap", heatmap]
-        subprocess.run(command, check=True)
-        shrink(heatmap, DOCS / "heatmap.jpg")
-    shutil.copy(DEMO / "report" / "confusion.png", DOCS / "confusion.png")
-    with tensorboard(DEMO / "runs") as address, browser() as page:
+    with tensorboard(DEMO / "runs") as address, browser() as page, TemporaryDirectory() as folder:
         page.get(f"{address}?tagFilter={SHOWN}#timeseries")
         wait_for(page, "scalar-card-data-table tb-data-table-content-row", count=4)
         wait_for(page, "image-card img", "e.naturalWidth", count=2)
         page.find_element(By.CSS_SELECTOR, "[aria-label='Close side pane']").click()
         page.save_screenshot(DOCS / "tensorboard.png")
+        heatmap = Path(folder) / "heatmap.png"
+        command = [sys.executable, ROOT / "predict.py", photo, "--checkpoint", DEMO / BEST, "--heatmap", heatmap]
+        subprocess.run(command, check=True)
+        shrink(heatmap, DOCS / "heatmap.jpg")
+    shrink(photo, DOCS / "photo.jpg")
+    shutil.copy(DEMO / "report" / "confusion.png", DOCS / "confusion.png")
 
 
 def shrink(photo: Path, target: Path) -> None:

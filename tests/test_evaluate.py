@@ -58,6 +58,8 @@ def test_the_report_on_the_test_split(trained, tmp_path):
     for grade in CLASSES:
         assert re.search(rf"^{grade} +3 ", result.stdout, re.MULTILINE)
 
+    assert "Warning" not in result.stderr
+
     # Training has ended with the same report.
     after_training = read_metrics(trained / "report")
     assert all(after_training[name] == metrics[name] for name in ("checkpoint", "data", "photos", "confusion"))
@@ -109,6 +111,16 @@ def test_several_networks_are_scored_as_their_mean(trained, tmp_path):
 
     torch.save(checkpoint | {"classes": ["g04", "vf30", "ms65"]}, tmp_path / "other.pth")
     assert_fails(evaluate(trained, "--checkpoint", BEST, tmp_path / "other.pth"), "other.pth", "other grades")
+
+
+def test_photos_that_may_have_been_learned_are_warned_of(trained, tmp_path):
+    """Test photos have become training photos, and others the test photos, as by prepare_dataset.py --reshuffle."""
+    data = tmp_path / "coin_dataset"
+    shutil.copytree(trained / "coin_dataset", data)
+    (data / "train" / "vf30" / "0.jpg").rename(data / "test" / "vf30" / "learned.jpg")
+    result = evaluate(tmp_path, "--checkpoint", trained / BEST)
+    assert result.returncode == 0, result.stderr
+    assert "train/vf30 (8 photos then, 7 now)" in result.stderr and "too good" in result.stderr
 
 
 def test_a_mistake_of_the_user_is_told_and_changes_nothing(trained, tmp_path):

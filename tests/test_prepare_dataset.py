@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, add_photo, draw_photo, run_script
+from conftest import ROOT, add_photo, assert_fails, draw_photo, run_script
 from PIL import Image
 
 import prepare_dataset
@@ -299,6 +299,9 @@ def test_no_photos_or_one_grade_is_an_error_that_draws_the_tree(images, tmp_path
     shutil.rmtree(images / "ms65")
     for message in (fails(tmp_path), fails(tmp_path, "--source", "nowhere")):
         assert "6000x3000/" in message and "12345678.jpg" in message
+    (images / "ms65" / "6000x3000").mkdir(parents=True)
+    (images / "ms65" / "6000x3000" / "damaged.jpg").write_text("none")
+    assert_fails(run_script("prepare_dataset.py", cwd=tmp_path), "fewer than 2 grades", "said above")
     assert not (tmp_path / "coin_dataset").exists()
 
 
@@ -367,14 +370,19 @@ def test_what_may_be_a_mistake_is_said(images, tmp_path):
     draw_photo(300, (200, 200)).save(folder / "square.png")
     Image.new("RGB", (240, 120), "white").save(folder / "blank.png")
     draw_photo(301).save(images / "vf30" / "too high.png")
+    for name in ("raw.CR2", "other.cr2", "photo", ".hidden"):
+        (folder / name).write_bytes(b"not a photo")
     for seed in range(400, 403):
-        add_photo(images, "fine", f"{seed}.jpg", seed)
+        add_photo(images, "fine", f"{seed}.jfif", seed, format="JPEG")
+        add_photo(images, "65", f"{seed}.jpg", seed + 10)
     rows = prepare(tmp_path, "--ratios", 100, 0, 0)
     noted = {source: row["note"] for source, row in rows.items() if row["note"]}
     assert noted == {"vf30/6000x3000/square.png": "not 2:1", "vf30/6000x3000/blank.png": "blank"}
     assert all(row["split"] == "train" for row in rows.values())
     result = run_script("prepare_dataset.py", cwd=tmp_path)
-    for words in ("square.png: not 2:1", "6000x3000/: 1 in images/vf30\n", "no photo is in val", "Sheldon scale"):
+    for words in ("square.png: not 2:1", "6000x3000/: 1 in images/vf30\n", "no photo is in val", "best grade: fine."):
         assert words in result.stdout
+    assert "kept apart: ms65, 65." in result.stdout or "kept apart: 65, ms65." in result.stdout
+    assert f"(.cr2, no ending): 3 in {folder.relative_to(tmp_path)}\n" in result.stdout
     assert "--reshuffle splits anew" in result.stdout
     assert manifest(tmp_path) == rows

@@ -199,13 +199,20 @@ def test_an_earlier_model_is_kept(dataset, tmp_path):
     (tmp_path / BEST).write_bytes(b"mine")
     assert_fails(train(tmp_path, "--data", "nowhere"))
     assert (tmp_path / BEST).read_bytes() == b"mine"
-    train(tmp_path, "--num-epochs", 1)
+    assert "coin_classifier_custom_best.previous.pth" in train(tmp_path, "--num-epochs", 1).stdout
     assert (tmp_path / "coin_classifier_custom_best.previous.pth").read_bytes() == b"mine"
     assert load(tmp_path, BEST)["classes"]
     first = (tmp_path / BEST).read_bytes()
     os.link(tmp_path / BEST, tmp_path / f"{BEST}.partial")  # of a run that was killed in between
     assert train(tmp_path, "--num-epochs", 1, "--seed", 1).returncode == 0
     assert (tmp_path / "coin_classifier_custom_best.previous.pth").read_bytes() == first
+
+    # A start that has not come to the end of an epoch is not worth the place of what was before it.
+    before = (tmp_path / "coin_classifier_custom_last.previous.pth").read_bytes()
+    begun = load(tmp_path, LAST)
+    torch.save(begun | {"progress": begun["progress"] | {"epochs": 0}}, tmp_path / LAST)
+    assert train(tmp_path, "--num-epochs", 1, "--seed", 2).returncode == 0
+    assert (tmp_path / "coin_classifier_custom_last.previous.pth").read_bytes() == before
 
 
 def test_mistakes_are_told_in_a_line(tmp_path):
