@@ -37,7 +37,7 @@ def main() -> int:
     device = find_device(args.device)
     networks, classes = load_networks(args.checkpoint, device)
     if folder != args.data:
-        warn_of_learned(args.data, folder, args.checkpoint)
+        warn_of_learned(args.data, folder, args.checkpoint, classes)
     evaluation = evaluate(networks, classes, find_labelled(folder, classes), device)
     print_score(evaluation)
     about = {"checkpoint": ", ".join(map(str, args.checkpoint)), "data": str(folder)}
@@ -83,14 +83,13 @@ def find_folder(data: Path, split: str | None) -> Path:
     return folder
 
 
-def warn_of_learned(dataset: Path, folder: Path, checkpoints: list[Path]) -> None:
+def warn_of_learned(dataset: Path, folder: Path, checkpoints: list[Path], classes: list[str]) -> None:
     """Warn that networks may have learned photos of a split, if they were not trained on its dataset as it is now."""
+    now = {"train": fingerprint(find_split(dataset / "train", classes), classes)}
     for path in checkpoints:
         checkpoint = load_checkpoint(path)
         if "dataset" in checkpoint:  # not in one that export.py has made
             with damage_told(path):
-                classes = checkpoint["classes"]
-                now = {"train": fingerprint(find_split(dataset / "train", classes), classes)}
                 changes = differences(checkpoint["dataset"], now)
             if changes:
                 print(

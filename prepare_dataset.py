@@ -611,8 +611,7 @@ def report_other_files(folder: Path) -> None:
     others = Counter(
         path.suffix.lower() or "no ending"
         for path in folder.iterdir()
-        if not named_like_photo(path) and not path.name.startswith(".") and path.name not in SYSTEM_FILES
-        if path.is_file()
+        if not (named_like_photo(path) or path.name.startswith(".") or path.name in SYSTEM_FILES) and path.is_file()
     )
     if others:
         endings = on_one_line(", ".join(sorted(others)))
@@ -641,10 +640,11 @@ def report_grades(photos: list[Photo]) -> None:
     for split in ("val", "test"):
         if not any(counts[grade, split] for grade in grades):
             print(f"\nWarning: no photo is in {split}.")
-    if unknown := [grade for grade in grades if sheldon_number(grade) is None]:
+    numbers = {grade: sheldon_number(grade) for grade in grades}
+    having = Counter(numbers.values())
+    if unknown := [grade for grade, number in numbers.items() if number is None]:
         print(f"\nWarning: not on the Sheldon scale, and placed after its best grade: {', '.join(unknown)}.")
-    numbers = Counter(map(sheldon_number, grades))
-    if alike := [grade for grade in grades if sheldon_number(grade) and numbers[sheldon_number(grade)] > 1]:
+    if alike := [grade for grade, number in numbers.items() if number is not None and having[number] > 1]:
         print(f"\nWarning: at one place of the Sheldon scale, but kept apart: {', '.join(alike)}.")
     if unknown or alike:
         print("If that is not meant, rename their folders and run this again.")

@@ -73,8 +73,8 @@ def save_tensors(content: Any, target: Path) -> None:
         try:
             torch.save(on_cpu(content), file)
         except RuntimeError as error:  # torch wraps what went wrong with the file
-            caused = isinstance(error.__context__, OSError | KeyboardInterrupt)
-            raise (error.__context__ if caused else error) from None
+            cause = error.__context__
+            raise (cause if isinstance(cause, OSError | KeyboardInterrupt) else error) from None
 
 
 def on_cpu(content: Any) -> Any:

@@ -114,7 +114,7 @@ def test_several_networks_are_scored_as_their_mean(trained, tmp_path):
 
 
 def test_photos_that_may_have_been_learned_are_warned_of(trained, tmp_path):
-    """Test photos have become training photos, and others the test photos, as by prepare_dataset.py --reshuffle."""
+    """A training photo has become a test photo, as by prepare_dataset.py --reshuffle."""
     data = tmp_path / "coin_dataset"
     shutil.copytree(trained / "coin_dataset", data)
     (data / "train" / "vf30" / "0.jpg").rename(data / "test" / "vf30" / "learned.jpg")
