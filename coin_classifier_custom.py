@@ -27,41 +27,48 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from coinkit import learning, processes
-from coinkit.batches import (
+from coinkit import distributed, losses, optim
+from coinkit.augment import augment
+from coinkit.backbones import make_resnet50, pretrained_resnet50
+from coinkit.checkpoints import (
+    FORMAT_VERSION,
+    NEEDED_TO_RESUME,
+    damage_as_user_error,
+    keep_previous,
+    load_checkpoint,
+    save_tensors,
+)
+from coinkit.cli import (
+    ArgumentParser,
+    UserError,
+    config_from_args,
+    config_to_flags,
+    is_out_of_memory,
+    run,
+    set_stop_handler,
+    usable_cores,
+)
+from coinkit.dataset import (
     PhotoReader,
     Split,
-    augment,
-    differences,
+    derive_seed,
+    describe_changes,
     find_classes,
     find_split,
     fingerprint,
     normalise,
     read_batches,
-    seed_of,
-)
-from coinkit.checkpoints import FORMAT_VERSION, NEEDED_TO_RESUME, damage_told, load_checkpoint, save_tensors, set_aside
-from coinkit.cli import (
-    ArgumentParser,
-    UserError,
-    as_config,
-    as_options,
-    is_out_of_memory,
-    on_stop_signal,
-    run,
-    usable_cores,
 )
 from coinkit.devices import choose_dtype, find_device
 from coinkit.figures import photo_grid
-from coinkit.files import alone, name_also, room_for
-from coinkit.grading import Network
+from coinkit.files import atomic_link, exclusive_lock, require_disk_space
+from coinkit.inference import Network
 from coinkit.layers import Residual, StandardisedConv2d
 from coinkit.metrics import score, uncalibrated
 from coinkit.photos import DATASET, MAX_PIXELS, SPLITS
-from coinkit.progress import Progress
 from coinkit.report import Evaluation, check_report, evaluate, write_report
-from coinkit.resnet import make_resnet50, pretrained_resnet50
-from coinkit.runlog import RunLog
+from coinkit.tensorboard_log import TensorBoardLog
+from coinkit.training_progress import Progress
 
 # Image size (keeps 2:1 aspect ratio)
 IMAGE_WIDTH = 512  # Original: 6000
@@ -231,7 +238,7 @@ class Trainer:
 
     def __init__(self, args: argparse.Namespace, classes: list[str], train: Split, val: Split, device: torch.device):
         self.args, self.classes, self.device = args, classes, device
-        self.config = as_config(args, OF_ONE_CALL)
+        self.config = config_from_args(args, OF_ONE_CALL)
         self.train, self.val = train, val
         self.dataset = {"train": fingerprint(train, classes), "val": fingerprint(val, classes)}
         self.dtype = choose_dtype(args.precision, device)
@@ -241,16 +248,16 @@ class Trainer:
         torch.manual_seed(args.seed)
         self.model = MODELS[args.model][0](len(classes), **self.architecture)
         self.model.to(device, memory_format=self.memory_format)
-        self.parallel = processes.parallel(self.model)
-        self.optimizer = learning.make_optimizer(self.model, args.learning_rate, args.weight_decay, args.fused)
+        self.parallel = distributed.wrap_model(self.model)
+        self.optimizer = optim.make_optimizer(self.model, args.learning_rate, args.weight_decay, args.fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         accepted = max(MIN_UNREADABLE, int(MAX_UNREADABLE * (len(train.paths) + len(val.paths))))
         self.read = PhotoReader(args.image_width, args.image_height, args.cache_gb, accepted)
         self.pool = ThreadPoolExecutor(usable_cores())
-        self.targets = learning.soft_labels(classes, args.label_spread).to(device)
+        self.targets = losses.soft_labels(classes, args.label_spread).to(device)
         self.class_weights = torch.ones(len(classes), device=device)
         if args.class_weights:
-            self.class_weights = learning.balanced_weights(train.labels, len(classes)).to(device)
+            self.class_weights = losses.balanced_class_weights(train.labels, len(classes)).to(device)
         self.progress = Progress(log_dir=str(args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S-%f}"))
         self.stop = False
         self.saved_progress, self.last_save, self.seconds_to_save = {}, time.perf_counter(), 0.0
@@ -263,12 +270,16 @@ class Trainer:
             UserError: it cannot go on: too many photos have gone, no memory, or the loss explodes time and again.
         """
         state = (self.dataset, self.progress.steps)
-        if processes.gather(state) != [state] * processes.COUNT:
+        if distributed.gather(state) != [state] * distributed.WORLD_SIZE:
             raise UserError("the machines have different photos or checkpoints: they must share --data and --output.")
         if not self.saved_progress:
             self.save()  # shows that there is room, and is something to go back to
         while not self.finished():
-            with RunLog(self.progress.log_dir, self.progress.epochs + 1) if processes.FIRST else nullcontext() as log:
+            with (
+                TensorBoardLog(self.progress.log_dir, self.progress.epochs + 1)
+                if distributed.IS_MAIN
+                else nullcontext() as log
+            ):
                 if log and not self.progress.steps:
                     log.start(self.config, self.dataset, self.example_photos())
                     if self.args.graph:
@@ -279,7 +290,7 @@ class Trainer:
                         read, logits = self.evaluate(self.val)
                         if log:
                             self.end_epoch(log, read, logits)
-                        self.progress = processes.from_first(self.progress)
+                        self.progress = distributed.broadcast(self.progress)
                     if log:
                         best = {"best accuracy": self.progress.best_val_acc, "lowest loss": self.progress.lowest_loss}
                         log.result(self.config, best)
@@ -288,7 +299,7 @@ class Trainer:
                 except Stopped:
                     self.save()
                     raise
-        if processes.FIRST and self.progress.epochs < self.args.num_epochs:
+        if distributed.IS_MAIN and self.progress.epochs < self.args.num_epochs:
             print(f"No lower loss on validation, calibrated, since epoch {self.progress.lowest_epoch}: stopped early.")
         if asdict(self.progress) != self.saved_progress:
             self.save()
@@ -303,14 +314,14 @@ class Trainer:
         """Go through an epoch, from the photo that the run is at."""
         args, progress = self.args, self.progress
         count = len(self.train.paths)
-        shuffle = torch.Generator().manual_seed(seed_of(args.seed, progress.epochs, 1))
+        shuffle = torch.Generator().manual_seed(derive_seed(args.seed, progress.epochs, 1))
         order = torch.randperm(count, generator=shuffle)[progress.seen :]
         self.model.train()
         before, started = progress.seconds, time.perf_counter()
-        name, hidden = f"Epoch {progress.epochs + 1}/{args.num_epochs}", None if processes.FIRST else True
+        name, hidden = f"Epoch {progress.epochs + 1}/{args.num_epochs}", None if distributed.IS_MAIN else True
         with tqdm(desc=name, total=count, initial=progress.seen, unit="photo", leave=False, disable=hidden) as bar:
             size = args.batch_size * args.accumulate
-            batches = read_batches(self.train.paths, order, size, self.read, self.pool, processes.share())
+            batches = read_batches(self.train.paths, order, size, self.read, self.pool, distributed.batch_share())
             for photos, indices in batches:
                 planned = min(size, count - progress.seen)
                 stop = self.train_step(photos, self.train.labels[indices], planned)
@@ -340,13 +351,13 @@ class Trainer:
         args, progress = self.args, self.progress
         middle = progress.epochs + (progress.seen + planned / 2) / len(self.train.paths)  # of this step, in epochs
         done = middle / args.num_epochs
-        factor = learning.learning_rate_factor(done, args.warmup) * 0.1**progress.rate_cuts
-        progress.learning_rate = learning.set_learning_rate(self.optimizer, factor)
-        growth = learning.regularisation_factor(done)
-        learning.set_dropout(self.model, growth * args.dropout)
+        factor = optim.learning_rate_factor(done, args.warmup) * 0.1**progress.rate_cuts
+        progress.learning_rate = optim.set_learning_rate(self.optimizer, factor)
+        growth = optim.regularisation_factor(done)
+        optim.set_dropout(self.model, growth * args.dropout)
 
         sums = self.add_up_gradients(photos.to(self.device), labels.to(self.device), planned, growth * args.augment)
-        loss_sum, correct, stop = processes.total(*sums, self.stop)
+        loss_sum, correct, stop = distributed.sum_over_processes(*sums, self.stop)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), args.clip_grad_norm or math.inf).item()
         progress.steps += 1
@@ -385,7 +396,7 @@ class Trainer:
             return 0.0, 0
         while True:
             # Augmentation and dropout are the same again after an interruption, and differ between processes.
-            torch.manual_seed(seed_of(self.args.seed, self.progress.steps, 0, processes.RANK))
+            torch.manual_seed(derive_seed(self.args.seed, self.progress.steps, 0, distributed.RANK))
             loss_sum, correct = 0.0, 0
             try:
                 augmented = augment(photos, strength)
@@ -394,7 +405,7 @@ class Trainer:
                     # The processes exchange their gradients once, with those of the last part.
                     self.parallel.require_backward_grad_sync = number == len(parts[0])
                     losses, logits = self.losses(part, part_labels)
-                    loss = (losses * self.class_weights[part_labels]).sum() * processes.COUNT / planned
+                    loss = (losses * self.class_weights[part_labels]).sum() * distributed.WORLD_SIZE / planned
                     self.scaler.scale(loss).backward()
                     loss_sum += losses.sum().item()
                     correct += (logits.argmax(1) == part_labels).sum().item()
@@ -402,7 +413,7 @@ class Trainer:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-            if processes.COUNT > 1:  # the others wait for the gradients of this one
+            if distributed.WORLD_SIZE > 1:  # the others wait for the gradients of this one
                 raise UserError("out of memory: give a smaller --batch-size and a larger --accumulate.")
             self.optimizer.zero_grad()
             self.use_smaller_parts()
@@ -457,24 +468,24 @@ class Trainer:
             Stopped: the user asked for it.
         """
         self.model.eval()
-        processes.copy_buffers(self.model)
+        distributed.sync_buffers(self.model)
         read, logits = [torch.empty(0, dtype=torch.long)], [torch.empty(0, len(self.classes))]
-        order, size = torch.arange(len(split.paths)), self.part_size() * processes.COUNT
-        for photos, indices in read_batches(split.paths, order, size, self.read, self.pool, processes.share()):
+        order, size = torch.arange(len(split.paths)), self.part_size() * distributed.WORLD_SIZE
+        for photos, indices in read_batches(split.paths, order, size, self.read, self.pool, distributed.batch_share()):
             if self.stop:
                 break
             if len(photos):
                 labels = split.labels[indices].to(self.device)
                 read.append(indices)
                 logits.append(self.losses(photos.to(self.device), labels)[1].cpu())
-        shares = processes.gather((torch.cat(read), torch.cat(logits), self.stop))
+        shares = distributed.gather((torch.cat(read), torch.cat(logits), self.stop))
         read, logits, stops = zip(*shares, strict=True)
         if any(stops):
             raise Stopped
         order = torch.cat(read).argsort()
         return torch.cat(read)[order], torch.cat(logits)[order]
 
-    def end_epoch(self, log: RunLog, read: Tensor, logits: Tensor) -> None:
+    def end_epoch(self, log: TensorBoardLog, read: Tensor, logits: Tensor) -> None:
         """Log an epoch and, if it is the best one, save it.
 
         Args:
@@ -508,7 +519,7 @@ class Trainer:
         )
         if best:
             if not progress.best_epoch:
-                set_aside(args.output / BEST)
+                keep_previous(args.output / BEST)
             progress.best_epoch = progress.epochs
             if len(labels):
                 progress.best_val_acc = val["accuracy"]
@@ -519,11 +530,11 @@ class Trainer:
 
     def save(self) -> None:
         """Write `LAST`, if this is the first process: tensors and plain values, for predict.py and to go on from."""
-        if not processes.FIRST:
+        if not distributed.IS_MAIN:
             return
         started = time.perf_counter()
         if not self.saved_progress:
-            set_aside(self.args.output / LAST)
+            keep_previous(self.args.output / LAST)
         self.saved_progress = asdict(self.progress)
         checkpoint = {
             "format_version": FORMAT_VERSION,
@@ -545,7 +556,7 @@ class Trainer:
 
     def keep_best(self) -> None:
         """Make `BEST` the checkpoint that `LAST` is."""
-        name_also(self.args.output / LAST, self.args.output / BEST)
+        atomic_link(self.args.output / LAST, self.args.output / BEST)
 
     def load(self, checkpoint: dict, path: Path) -> None:
         """Go on from a checkpoint that was loaded from `path`.
@@ -559,15 +570,15 @@ class Trainer:
             )
         if (checkpoint["model"], checkpoint["architecture"]) != (self.args.model, self.architecture):
             raise UserError("the run to resume has another architecture than these options; train without --resume.")
-        with damage_told(path):
-            changes = differences(checkpoint["dataset"], self.dataset)
+        with damage_as_user_error(path):
+            changes = describe_changes(checkpoint["dataset"], self.dataset)
             if changes and not self.args.accept_changes:
                 raise UserError(
                     f"{self.args.data} has changed since this run began: {changes}. Go on with it all the same by "
                     "--accept-changes, or train without --resume."
                 )
             self.model.load_state_dict(checkpoint["model_state_dict"])
-            learning.load_averages(self.optimizer, checkpoint["optimizer_state_dict"])
+            optim.load_optimizer_state(self.optimizer, checkpoint["optimizer_state_dict"])
             if checkpoint["scaler_state_dict"]:  # empty unless the run was in fp16
                 self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
             progress = Progress.load(checkpoint["progress"])
@@ -586,7 +597,7 @@ class Trainer:
     def ask_to_stop(self, *_: object) -> None:
         """Handle Ctrl-C and SIGTERM: save after the step at hand; the next Ctrl-C stops at once."""
         self.stop = True
-        on_stop_signal(None)
+        set_stop_handler(None)
 
 
 # ---------------------------------------------------------------- checkpoints and machines
@@ -599,7 +610,7 @@ def build_model(checkpoint: dict, path: Path) -> nn.Module:
         UserError: parts of it do not fit together.
     """
     weights, classes = checkpoint["model_state_dict"], checkpoint["classes"]
-    with damage_told(path):
+    with damage_as_user_error(path):
         with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
             model = MODELS[checkpoint["model"]][0](len(classes), **checkpoint["architecture"]).eval()
         width, height = model.image_width, model.image_height
@@ -629,7 +640,7 @@ def start_from_other(trainer: Trainer) -> None:
     else:
         weights, same_classes = pretrained_resnet50(args.pretrained), False
     source = args.init_from or args.pretrained
-    with damage_told(source):
+    with damage_as_user_error(source):
         for name, tensor in trainer.model.state_dict().items():
             if same_classes or not name.startswith(f"{MODELS[args.model][1]}."):
                 if name not in weights or weights[name].shape != tensor.shape:
@@ -643,13 +654,13 @@ def start_from_other(trainer: Trainer) -> None:
 
 def main() -> int | None:
     """Run the command."""
-    with processes.joined():
-        with nullcontext() if processes.FIRST else redirect_stderr(sys.stdout):  # a wrong option is told once
+    with distributed.process_group():
+        with nullcontext() if distributed.IS_MAIN else redirect_stderr(sys.stdout):  # a wrong option is told once
             args, checkpoint = parse_arguments()
         report = args.output / "report"
         check_report(report)
-        lock = alone(args.output / LOCK, f"checkpoints to {args.output.resolve()}")
-        with lock if processes.FIRST else nullcontext():
+        lock = exclusive_lock(args.output / LOCK, f"checkpoints to {args.output.resolve()}")
+        with lock if distributed.IS_MAIN else nullcontext():
             return train_and_test(args, checkpoint, report)
 
 
@@ -662,11 +673,11 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         trainer.load(checkpoint, args.output / LAST)
         checkpoint.clear()  # as large as the network and the optimiser
         saved = trainer.saved_progress
-        if processes.FIRST and 0 < saved["best_epoch"] == saved["epochs"] and not saved["seen"]:
+        if distributed.IS_MAIN and 0 < saved["best_epoch"] == saved["epochs"] and not saved["seen"]:
             trainer.keep_best()  # the run may have been killed just before it did
     elif args.init_from or args.pretrained:
         start_from_other(trainer)
-    on_stop_signal(trainer.ask_to_stop)
+    set_stop_handler(trainer.ask_to_stop)
 
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     print(f"Photos: {len(train.paths)} for training, {len(val.paths)} for validation, {len(test.paths)} for the test")
@@ -683,16 +694,18 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     print(f"Watch it: tensorboard --logdir={args.runs}\n", flush=True)
     copies = 2 if args.resume else 3  # at once there are BEST, LAST and the next one, of weights and two averages each
     try:
-        with room_for(copies * 3 * 4 * parameters, args.output):
+        with require_disk_space(copies * 3 * 4 * parameters, args.output):
             trainer.fit()
     except Stopped:
         print(f"Stopped at step {trainer.progress.steps}. To go on, give the same command with --resume.")
-        return 130 if processes.FIRST else 0  # where another failed, torchrun would end the first, which may be saving
-    if not processes.FIRST:
+        return (
+            130 if distributed.IS_MAIN else 0
+        )  # where another failed, torchrun would end the first, which may be saving
+    if not distributed.IS_MAIN:
         return 0
 
     best = args.output / BEST
-    on_stop_signal(None)  # the model is saved
+    set_stop_handler(None)  # the model is saved
     if test.paths:
         checkpoint = load_checkpoint(best)
         trainer.model.load_state_dict(checkpoint["model_state_dict"])
@@ -766,11 +779,11 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--cache-gb", type=float, default=CACHE_GB, help="memory for decoded photos")
 
     args, checkpoint = parser.parse_args(), None
-    options = as_options(PRESETS[args.preset]) if args.preset else []
+    options = config_to_flags(PRESETS[args.preset]) if args.preset else []
     if args.resume:
         checkpoint = load_checkpoint(args.output / LAST, NEEDED_TO_RESUME, mmap=False)
         build_model(checkpoint, args.output / LAST)  # before its options are used to make a network of any size
-        options += as_options(checkpoint["config"] | checkpoint["architecture"] | {"output": args.output})
+        options += config_to_flags(checkpoint["config"] | checkpoint["architecture"] | {"output": args.output})
     args = parser.parse_args(options + sys.argv[1:])
     args.channels, args.fc_features = list(args.channels), list(args.fc_features)
 
@@ -778,16 +791,16 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
         parser.error("--image-width must be even, and both sides large enough to be halved by each block")
     if not 4 <= len(args.channels) <= 6:
         parser.error("--channels: give 4, 5 or 6 numbers")
-    parser.check_least(args, 1, "channels", "fc_features", "batch_size", "accumulate", "num_epochs")
-    parser.check_least(args, 0, "weight_decay", "clip_grad_norm", "label_spread", "augment")
-    parser.check_least(args, 0, "patience", "seed", "cache_gb")
+    parser.check_minimum(args, 1, "channels", "fc_features", "batch_size", "accumulate", "num_epochs")
+    parser.check_minimum(args, 0, "weight_decay", "clip_grad_norm", "label_spread", "augment")
+    parser.check_minimum(args, 0, "patience", "seed", "cache_gb")
     for name in ("warmup", "dropout"):
         if not 0 <= getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 0 and below 1")
     if args.pretrained and (args.model != "resnet50" or args.init_from):
         parser.error("--pretrained is for --model resnet50, without --init-from")
-    if args.batch_size * args.accumulate % processes.COUNT:
-        parser.error(f"--batch-size times --accumulate must be a multiple of the {processes.COUNT} processes")
+    if args.batch_size * args.accumulate % distributed.WORLD_SIZE:
+        parser.error(f"--batch-size times --accumulate must be a multiple of the {distributed.WORLD_SIZE} processes")
     if not args.learning_rate > 0:
         parser.error("--learning-rate must be above 0")
     if args.seed >= 2**63:

@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 
 from coin_classifier_custom import BEST
-from coinkit.batches import Split, differences, find_split, fingerprint
-from coinkit.checkpoints import damage_told, load_checkpoint
+from coinkit.checkpoints import damage_as_user_error, load_checkpoint
 from coinkit.cli import ArgumentParser, UserError, run
+from coinkit.dataset import Split, describe_changes, find_split, fingerprint
 from coinkit.devices import find_device
 from coinkit.grades import class_name
 from coinkit.photos import DATASET, PHOTO_FOLDER, SPLITS, find_photos
-from coinkit.report import MEASURES, Evaluation, check_report, evaluate, told, write_report
+from coinkit.report import MEASURES, Evaluation, check_report, evaluate, format_estimate, write_report
 from predict import load_networks
 
 OUTPUT = Path("report")
@@ -89,8 +89,8 @@ def warn_of_learned(dataset: Path, folder: Path, checkpoints: list[Path], classe
     for path in checkpoints:
         checkpoint = load_checkpoint(path)
         if "dataset" in checkpoint:  # not in one that export.py has made
-            with damage_told(path):
-                changes = differences(checkpoint["dataset"], now)
+            with damage_as_user_error(path):
+                changes = describe_changes(checkpoint["dataset"], now)
             if changes:
                 print(
                     f"Warning: {path} was not trained on {dataset} as it is now: {changes}. "
@@ -126,12 +126,15 @@ def print_score(evaluation: Evaluation) -> None:
     print(f"{len(evaluation.paths)} photos of {len(evaluation.classes)} grades\n")
     print(f"{'':28}{'value':>8}   95 % interval")
     for key, measure in MEASURES.items():
-        value, interval = told(evaluation.score[key], measure.format)
+        value, interval = format_estimate(evaluation.score[key], measure.format)
         print(f"{measure.name:28}{value:>8}   {interval}")
     width = max(map(len, [*evaluation.classes, "grade"]))
     print(f"\n{'grade':{width}}  photos   recall   95 % interval   precision   95 % interval")
     for name, grade in evaluation.grades.items():
-        (recall, recall_interval), (precision, interval) = told(grade.recall, ".0%"), told(grade.precision, ".0%")
+        (recall, recall_interval), (precision, interval) = (
+            format_estimate(grade.recall, ".0%"),
+            format_estimate(grade.precision, ".0%"),
+        )
         print(f"{name:{width}}  {grade.count:6}   {recall:>6}   {recall_interval:13}   {precision:>9}   {interval}")
 
 

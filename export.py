@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from coin_classifier_custom import BEST, build_model
-from coinkit.batches import MEAN, STD, PhotoReader, find_split, normalise, read_batches
 from coinkit.checkpoints import NEEDED_TO_PREDICT, load_checkpoint, save_tensors
 from coinkit.cli import ArgumentParser, UserError, run, usable_cores
-from coinkit.files import written_whole
-from coinkit.grading import BATCH_SIZE
+from coinkit.dataset import MEAN, STD, PhotoReader, find_split, normalise, read_batches
+from coinkit.files import atomic_write
+from coinkit.inference import BATCH_SIZE
 from coinkit.photos import DATASET
 
 ONNX = Path("coin_classifier.onnx")
@@ -70,7 +70,7 @@ def main() -> None:
     photos, labels = read_photos(args.photos, checkpoint["classes"], grader.model)
     check = Check(photos, labels, grade_all(grader, photos))
 
-    with written_whole(args.output) as partial:
+    with atomic_write(args.output) as partial:
         if args.weights_only:
             save_tensors({key: checkpoint[key] for key in SHARED if key in checkpoint}, partial)
         else:

@@ -32,19 +32,19 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from coin_classifier_custom import BEST, build_model
-from coinkit.batches import normalise, to_tensor
 from coinkit.checkpoints import load_checkpoint
-from coinkit.cli import ArgumentParser, UserError, on_one_line, run
+from coinkit.cli import ArgumentParser, UserError, printable, run
+from coinkit.dataset import normalise, to_tensor
 from coinkit.devices import find_device
-from coinkit.files import written_whole
-from coinkit.grading import TTA_VIEWS, Network, grade_photos
+from coinkit.files import atomic_write
+from coinkit.inference import TTA_VIEWS, Network, grade_photos
 from coinkit.photos import SUFFIXES, PhotoError, find_photos, open_photo
 
 TOP_K = 3
 HEATMAP_WIDTH = 1024  # pixels
 
 
-class Verdict(NamedTuple):
+class Prediction(NamedTuple):
     """What there is to say of a photo."""
 
     photo: Path
@@ -61,12 +61,12 @@ def main() -> int:
     networks, classes = load_networks(args.checkpoint, device)
     top_k = min(args.top_k, len(classes))
     if args.json:
-        describe = as_json
+        describe = format_json
     elif len(paths) == 1:
-        describe = as_text
+        describe = format_text
     else:
         describe = partial(
-            as_line, width=max(len(on_one_line(path)) for path in paths), grade_width=max(map(len, classes))
+            format_line, width=max(len(printable(path)) for path in paths), grade_width=max(map(len, classes))
         )
 
     unread = 0
@@ -74,7 +74,7 @@ def main() -> int:
         graded = grade_photos(networks, paths, args.tta, device)
         for path, result in tqdm(graded, total=len(paths), unit="photo", leave=False, disable=len(paths) == 1 or None):
             if isinstance(result, PhotoError):
-                tqdm.write(f"{on_one_line(path)}: {result}", file=sys.stderr)
+                tqdm.write(f"{printable(path)}: {result}", file=sys.stderr)
                 unread += 1
                 continue
             probabilities, notes = result
@@ -82,10 +82,10 @@ def main() -> int:
             if confidences[0] < args.min_confidence:
                 notes.append("unsure")
             top = [(classes[index], round(value, 6)) for index, value in zip(indices, confidences, strict=True)]
-            verdict = Verdict(path, top, ", ".join(notes))
+            verdict = Prediction(path, top, ", ".join(notes))
             tqdm.write(describe(verdict))
             if table:
-                table.writerow(as_row(verdict))
+                table.writerow(format_row(verdict))
             if heatmap_of:
                 write_heatmap(networks[0].model, path, indices[0], heatmap_of[path], device)
     return 1 if unread else 0
@@ -118,7 +118,7 @@ def parse_arguments() -> argparse.Namespace:
     args.photos += [name for name in more if not name.endswith(".pth")]
     if not args.photos:
         parser.error("name a photo, a folder, or a pattern")
-    parser.check_least(args, 1, "top_k")
+    parser.check_minimum(args, 1, "top_k")
     if not 0 <= args.min_confidence <= 1:
         parser.error("--min-confidence must be between 0 and 1")
     if args.csv and args.csv.suffix.lower() != ".csv":  # it might be a photo, to be written over
@@ -184,7 +184,7 @@ def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network
     return networks, classes
 
 
-def as_text(verdict: Verdict) -> str:
+def format_text(verdict: Prediction) -> str:
     """Return what is said of one photo to people."""
     grade, confidence = verdict.top[0]
     lines = [f"Predicted Grade: {grade}", f"Confidence: {confidence:.2%}", ""]
@@ -193,19 +193,19 @@ def as_text(verdict: Verdict) -> str:
     return "\n".join(lines + (["", f"Note: {verdict.note}"] if verdict.note else []))
 
 
-def as_line(verdict: Verdict, width: int, grade_width: int) -> str:
+def format_line(verdict: Prediction, width: int, grade_width: int) -> str:
     """Return what is said of one of many photos to people; its path and grade get columns of these widths."""
     grade, confidence = verdict.top[0]
-    return f"{on_one_line(verdict.photo):{width}}  {grade:{grade_width}}  {confidence:7.2%}  {verdict.note}".rstrip()
+    return f"{printable(verdict.photo):{width}}  {grade:{grade_width}}  {confidence:7.2%}  {verdict.note}".rstrip()
 
 
-def as_json(verdict: Verdict) -> str:
+def format_json(verdict: Prediction) -> str:
     """Return what is said of a photo to programs."""
     grades = [{"grade": grade, "confidence": confidence} for grade, confidence in verdict.top]
     return json.dumps({"photo": str(verdict.photo), **grades[0], "note": verdict.note, "top": grades})
 
 
-def as_row(verdict: Verdict) -> list:
+def format_row(verdict: Prediction) -> list:
     """Return what is said of a photo to spreadsheets."""
     best, *others = verdict.top
     return [verdict.photo, *best, verdict.note, *chain(*others)]
@@ -213,12 +213,12 @@ def as_row(verdict: Verdict) -> list:
 
 @contextmanager
 def csv_table(path: Path | None, top_k: int) -> Iterator[Any]:
-    """Yield a CSV writer for `as_row`, whose file is there at the end; None without a path."""
+    """Yield a CSV writer for `format_row`, whose file is there at the end; None without a path."""
     if path is None:
         yield None
         return
     # Names of files that are not valid Unicode stay as they are.
-    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file)
         others = [f"{column}_{rank}" for rank in range(2, top_k + 1) for column in ("grade", "confidence")]
         table.writerow(["photo", "grade", "confidence", "note", *others])
@@ -235,7 +235,7 @@ def write_heatmap(model: nn.Module, path: Path, grade: int, target: Path, device
     height = HEATMAP_WIDTH * model.image_height // model.image_width
     heat = F.interpolate(heat[None], (height, HEATMAP_WIDTH), mode="bilinear")[0, 0].cpu().numpy()
     picture = overlay(np.asarray(open_photo(path, HEATMAP_WIDTH, height)[0]), heat)
-    with written_whole(target) as part:
+    with atomic_write(target) as part:
         Image.fromarray(picture).save(part, "PNG")
 
 

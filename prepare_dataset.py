@@ -36,8 +36,16 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, on_one_line, run, usable_cores
-from coinkit.files import SYSTEM_FILES, alone, beside, folder_written_whole, link_or_copy, recover, room_for
+from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, printable, run, usable_cores
+from coinkit.files import (
+    SYSTEM_FILES,
+    atomic_folder,
+    exclusive_lock,
+    hidden_sibling,
+    link_or_copy,
+    require_disk_space,
+    restore_previous,
+)
 from coinkit.grades import class_name, scale_order, sheldon_number
 from coinkit.photos import (
     DATASET,
@@ -45,10 +53,10 @@ from coinkit.photos import (
     SPLITS,
     PhotoError,
     find_photos,
-    map_ahead,
-    named_like_photo,
-    oddities,
+    is_photo_name,
     open_photo,
+    photo_notes,
+    prefetch,
 )
 
 SOURCE = Path("images")
@@ -122,7 +130,7 @@ def main() -> None:
     if args.dry_run:
         photos = prepare(args, output)
     else:
-        with alone(beside(output, "lock"), args.output):
+        with exclusive_lock(hidden_sibling(output, "lock"), args.output):
             photos = prepare(args, output)
 
     report_grades(photos)
@@ -139,7 +147,7 @@ def main() -> None:
 def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
     """Make the dataset, unless it is a dry run, and return what became of each photo."""
     if not args.dry_run:
-        recover(output)
+        restore_previous(output)
     previous = check_output(output, args.source)
     photos = find_sources(args)
     if previous and not args.reshuffle:
@@ -150,8 +158,8 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
 
     # Everything is made in folders beside the dataset, one of which then takes the dataset's place at once. The other,
     # where prepared photos wait for their split, outlives a run that is interrupted.
-    staging = beside(output, "staging")
-    with folder_written_whole(output) as partial, room_for(bytes_needed(photos, previous, args), output.parent):
+    staging = hidden_sibling(output, "staging")
+    with atomic_folder(output) as partial, require_disk_space(bytes_needed(photos, previous, args), output.parent):
         try:
             read_and_split(photos, previous, output, args)
             name_outputs(photos)
@@ -223,8 +231,8 @@ def find_sources(args: argparse.Namespace) -> list[Photo]:
         is_used = len(names) == 2 and names[1].lower() == PHOTO_FOLDER
         grade = class_name(names[0], args.keep_variants) if is_used else ""
         if found and (not grade or grade.startswith(".")):  # " .." would not stay inside the dataset
-            place = f"{on_one_line(args.source)}/<grade>/{PHOTO_FOLDER}/"
-            print(f"Photos not used, since not in {place}: {len(found)} in {on_one_line(folder)}")
+            place = f"{printable(args.source)}/<grade>/{PHOTO_FOLDER}/"
+            print(f"Photos not used, since not in {place}: {len(found)} in {printable(folder)}")
             continue
         if is_used:
             report_other_files(folder)
@@ -247,7 +255,7 @@ def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, args:
     What has not changed is taken from the previous dataset, or from a run that was interrupted. A photo that cannot be
     read gets the reason.
     """
-    staging = beside(dataset, "staging")
+    staging = hidden_sibling(dataset, "staging")
     interrupted = read_manifest(staging)
     known, staged = ({old.source: old for old in rows} for rows in (previous, interrupted))
     to_read = []
@@ -273,7 +281,7 @@ def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, args:
             tqdm(total=len(photos), initial=done, desc="Reading", unit="photo", disable=None) as bar,
             added_to_manifest(target) if target else nullcontext() as add_row,
         ):
-            for index, photo in map_ahead(pool, read_photo, jobs, ahead=8 * args.workers):
+            for index, photo in prefetch(pool, read_photo, jobs, ahead=8 * args.workers):
                 photos[index] = photo
                 if add_row:
                     add_row(photo)
@@ -322,7 +330,7 @@ def read_photo(job: tuple) -> tuple[int, Photo]:
         photo.reason = str(error)
         return index, photo
     photo.perceptual_hash = str(imagehash.phash(picture, HASH_SIZE))
-    photo.note = ", ".join(oddities(picture, (photo.width, photo.height)))
+    photo.note = ", ".join(photo_notes(picture, (photo.width, photo.height)))
     if target:
         target.unlink(missing_ok=True)  # it may be half of one
     if target and full_size == "link":
@@ -611,11 +619,11 @@ def report_other_files(folder: Path) -> None:
     others = Counter(
         path.suffix.lower() or "no ending"
         for path in folder.iterdir()
-        if not (named_like_photo(path) or path.name.startswith(".") or path.name in SYSTEM_FILES) and path.is_file()
+        if not (is_photo_name(path) or path.name.startswith(".") or path.name in SYSTEM_FILES) and path.is_file()
     )
     if others:
-        endings = on_one_line(", ".join(sorted(others)))
-        print(f"Files not used, since not named like photos ({endings}): {others.total()} in {on_one_line(folder)}")
+        endings = printable(", ".join(sorted(others)))
+        print(f"Files not used, since not named like photos ({endings}): {others.total()} in {printable(folder)}")
 
 
 def report_grades(photos: list[Photo]) -> None:
@@ -678,7 +686,7 @@ def report_odd(photos: list[Photo]) -> None:
 def print_photos(what: str, lines: list[str]) -> None:
     """Print a heading with the number of photos, and the first of them."""
     print(f"\n{len(lines)} photo{'' if len(lines) == 1 else 's'} {what}")
-    print("\n".join(f"  {on_one_line(line)}" for line in lines[:MAX_LISTED]))
+    print("\n".join(f"  {printable(line)}" for line in lines[:MAX_LISTED]))
     if len(lines) > MAX_LISTED:
         print(f"  ... and {len(lines) - MAX_LISTED} more, all in manifest.csv")
 

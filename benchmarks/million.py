@@ -138,7 +138,7 @@ def train(folder: Path, size: int) -> None:
     """Do what training does, but for decoding and learning."""
     import torch  # here, since preparing does without its memory
 
-    from coinkit.batches import find_classes, find_split, read_batches
+    from coinkit.dataset import find_classes, find_split, read_batches
 
     timed("train: start", lambda: None)
     data = folder / "coin_dataset"

@@ -15,7 +15,7 @@ from functools import wraps
 from pathlib import Path
 
 import coin_classifier_custom as coin
-from coinkit.runlog import RunLog
+from coinkit.tensorboard_log import TensorBoardLog
 
 FOR_TENSORBOARD = ("__init__", "start", "graph", "epoch", "evaluation", "result", "__exit__")
 
@@ -24,7 +24,7 @@ def main() -> None:
     """Run the command."""
     seconds = Counter()
     for name in FOR_TENSORBOARD:
-        setattr(RunLog, name, timed(getattr(RunLog, name), seconds, "TensorBoard"))
+        setattr(TensorBoardLog, name, timed(getattr(TensorBoardLog, name), seconds, "TensorBoard"))
     coin.Trainer.example_photos = timed(coin.Trainer.example_photos, seconds, "TensorBoard")
     coin.Trainer.fit = timed(coin.Trainer.fit, seconds, "training")
     with tempfile.TemporaryDirectory() as folder:

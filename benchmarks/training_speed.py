@@ -50,8 +50,8 @@ from torchvision.datasets import ImageFolder
 import coin_classifier_custom as coin
 from benchmarks import guide
 from benchmarks.contest import GRADES, alternate, draw_photos, network_options, print_table, run
-from coinkit.batches import find_classes, find_split, read_batches
 from coinkit.cli import keep_freed_memory, usable_cores
+from coinkit.dataset import find_classes, find_split, read_batches
 from coinkit.devices import choose_dtype, find_device
 
 TIMM_WORKERS = 4  # the defaults of timm's train.py

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coinkit.cli import UserError, on_one_line
-from coinkit.files import name_also, written_whole
+from coinkit.cli import UserError, printable
+from coinkit.files import atomic_link, atomic_write
 
 FORMAT_VERSION = 2
 NEEDED_TO_PREDICT = {
@@ -47,7 +47,7 @@ def load_checkpoint(path: Path, needed: dict[str, type] = NEEDED_TO_PREDICT, mma
         raise UserError(
             f"no checkpoint {path}: run python coin_classifier_custom.py first, or name another folder or file."
         )
-    with damage_told(path):
+    with damage_as_user_error(path):
         checkpoint = load_tensors(path, mmap)
     version = checkpoint.get("format_version") if isinstance(checkpoint, dict) else None
     if not isinstance(version, int):
@@ -69,7 +69,7 @@ def save_tensors(content: Any, target: Path) -> None:
     Raises:
         OSError: the disk is full, say.
     """
-    with written_whole(target) as partial, partial.open("wb") as file:
+    with atomic_write(target) as partial, partial.open("wb") as file:
         try:
             torch.save(on_cpu(content), file)
         except RuntimeError as error:  # torch wraps what went wrong with the file
@@ -115,7 +115,7 @@ def is_storage(name: str) -> bool:
 
 
 @contextmanager
-def damage_told(path: Path) -> Iterator[None]:
+def damage_as_user_error(path: Path) -> Iterator[None]:
     """Tell the user that a checkpoint is damaged, whatever is raised over what is in it."""
     try:
         yield
@@ -124,22 +124,22 @@ def damage_told(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         raise UserError(
-            f"{path} is damaged, or no checkpoint of this program ({on_one_line(reason)}): use another, or train again."
+            f"{path} is damaged, or no checkpoint of this program ({printable(reason)}): use another, or train again."
         ) from None
 
 
-def set_aside(checkpoint: Path) -> None:
+def keep_previous(checkpoint: Path) -> None:
     """Give the checkpoint of an earlier run a second name, under which it stays when a new one takes its place.
 
     One that has not finished an epoch is not worth it: after a false start, what was there before the start stays.
     """
-    if checkpoint.exists() and not is_only_begun(checkpoint):
+    if checkpoint.exists() and not has_no_finished_epoch(checkpoint):
         previous = checkpoint.with_suffix(".previous.pth")
-        name_also(checkpoint, previous)
+        atomic_link(checkpoint, previous)
         print(f"{checkpoint} of an earlier run is kept as {previous}.", flush=True)
 
 
-def is_only_begun(checkpoint: Path) -> bool:
+def has_no_finished_epoch(checkpoint: Path) -> bool:
     """Tell whether a checkpoint is of a run that has not finished an epoch."""
     try:
         return load_checkpoint(checkpoint, NEEDED_TO_RESUME)["progress"].get("epochs") == 0

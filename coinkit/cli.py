@@ -26,7 +26,7 @@ class ArgumentParser(argparse.ArgumentParser):
         """Exit with 2."""
         self.exit(2, f"Error: {message} (--help explains the options)\n")
 
-    def check_least(self, args: argparse.Namespace, least: float, *names: str) -> None:
+    def check_minimum(self, args: argparse.Namespace, least: float, *names: str) -> None:
         """Exit with 2 if one of these options, or one of its numbers, is not at least so large; nan is not."""
         for name in names:
             value = getattr(args, name)
@@ -88,19 +88,19 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def on_stop_signal(handler: Callable[[int, Any], None] | None) -> None:
+def set_stop_handler(handler: Callable[[int, Any], None] | None) -> None:
     """Choose what Ctrl-C and SIGTERM call; with None, they stop the command at once."""
     signal.signal(signal.SIGINT, handler or signal.default_int_handler)
     signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
-def as_config(args: argparse.Namespace, without: Collection[str]) -> dict:
+def config_from_args(args: argparse.Namespace, without: Collection[str]) -> dict:
     """Return options as values that a checkpoint may hold."""
     values = {name: value for name, value in vars(args).items() if name not in without}
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
-def as_options(config: dict) -> list[str]:
+def config_to_flags(config: dict) -> list[str]:
     """Return options as one would type them, so that those of a checkpoint are checked like those of the user."""
     typed = []
     for name, value in config.items():
@@ -114,7 +114,7 @@ def as_options(config: dict) -> list[str]:
     return typed
 
 
-def on_one_line(text: object) -> str:
+def printable(text: object) -> str:
     r"""Return a text, such as the name of a file, with line breaks and other control characters as \n, \x1b."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
 

@@ -23,7 +23,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """Yield a name beside `target` to write to; it takes the place of `target` at the end, if nothing went wrong."""
     partial = target.with_name(f"{target.name}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -37,44 +37,44 @@ def written_whole(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def name_also(file: Path, target: Path) -> None:
+def atomic_link(file: Path, target: Path) -> None:
     """Make `target` another name of a file, or a copy; it takes the place of what was there, whole or not at all."""
-    with written_whole(target) as partial:
+    with atomic_write(target) as partial:
         link_or_copy(file, partial)
 
 
-def beside(folder: Path, word: str) -> Path:
+def hidden_sibling(folder: Path, word: str) -> Path:
     """Return a hidden name beside a folder for what belongs to it: its "lock", its "previous" content, ..."""
     return folder.with_name(f".{folder.name}.{word}")
 
 
 def replace_folder(folder: Path, partial: Path) -> None:
     """Put the finished `partial` in the place of `folder`; whatever goes wrong, one of the two is there."""
-    previous = beside(folder, "previous")
+    previous = hidden_sibling(folder, "previous")
     if folder.exists():
         os.rename(folder, previous)
     try:
         os.rename(partial, folder)
     except BaseException:
-        recover(folder)
+        restore_previous(folder)
         raise
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def recover(folder: Path) -> None:
+def restore_previous(folder: Path) -> None:
     """Put the previous folder back if a run was killed in the instant between the two renames."""
-    previous = beside(folder, "previous")
+    previous = hidden_sibling(folder, "previous")
     if previous.exists() and not folder.exists():
         os.rename(previous, folder)
     shutil.rmtree(previous, ignore_errors=True)
 
 
 @contextmanager
-def folder_written_whole(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target` to write to; it takes the place of `target` if nothing goes wrong."""
     target = target.resolve()
-    recover(target)
-    partial = beside(target, "partial")
+    restore_previous(target)
+    partial = hidden_sibling(target, "partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -85,7 +85,7 @@ def folder_written_whole(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(lock_file: Path, what: str) -> Iterator[None]:
+def exclusive_lock(lock_file: Path, what: str) -> Iterator[None]:
     """Hold a lock, which the system lets go of when this process ends, whatever ends it.
 
     Args:
@@ -110,7 +110,7 @@ def alone(lock_file: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def room_for(needed: int, folder: Path) -> Iterator[None]:
+def require_disk_space(needed: int, folder: Path) -> Iterator[None]:
     """Tell the user how many bytes are needed in `folder`: now if they are not there, or when the disk fills up.
 
     Raises:

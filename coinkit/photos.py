@@ -41,14 +41,14 @@ class PhotoError(Exception):
     """A photo that cannot be used. The message is the reason, short enough for a table."""
 
 
-def named_like_photo(path: Path) -> bool:
+def is_photo_name(path: Path) -> bool:
     """Tell whether a file is named like a photo, and not hidden ("._1.jpg")."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def find_photos(folder: Path, recursive: bool = False) -> list[Path]:
     """Return what is named like a photo in a folder (and below it), sorted."""
-    return sorted(filter(named_like_photo, folder.rglob("*") if recursive else folder.iterdir()))
+    return sorted(filter(is_photo_name, folder.rglob("*") if recursive else folder.iterdir()))
 
 
 def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
@@ -93,7 +93,7 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
         raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
-def oddities(photo: Image.Image, original_size: tuple[int, int]) -> list[str]:
+def photo_notes(photo: Image.Image, original_size: tuple[int, int]) -> list[str]:
     """Return how a photo, as `open_photo` returns it, is unlike that of a coin; it can be used all the same."""
     width, height = original_size
     tests = {
@@ -103,7 +103,7 @@ def oddities(photo: Image.Image, original_size: tuple[int, int]) -> list[str]:
     return [note for note, is_so in tests.items() if is_so]
 
 
-def map_ahead(pool: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator[Any]:
+def prefetch(pool: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator[Any]:
     """Yield function(item) for each item, in order, while the pool works on the next `ahead` items and no more."""
     pending = deque()
     for item in items:

@@ -25,12 +25,12 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from coinkit.batches import Split, normalise, to_tensor
 from coinkit.cli import UserError
+from coinkit.dataset import Split, normalise, to_tensor
 from coinkit.figures import confusion_chart, overlay, photo_grid, reliability_diagram
-from coinkit.files import SYSTEM_FILES, folder_written_whole
-from coinkit.grading import Network, grade_photos
+from coinkit.files import SYSTEM_FILES, atomic_folder
 from coinkit.heatmaps import heatmaps
+from coinkit.inference import Network, grade_photos
 from coinkit.metrics import Estimate, GradeScore, confusion_matrix, estimate_score, score_grades
 from coinkit.photos import PhotoError, open_photo
 
@@ -157,7 +157,7 @@ def write_report(evaluation: Evaluation, model: nn.Module, device: torch.device,
     confusion = confusion_chart(evaluation.confusion, evaluation.classes)
     reliability = reliability_diagram(evaluation.confidence, evaluation.distance == 0)
     mistakes = mistake_pictures(evaluation, MISTAKES, model, device)
-    with folder_written_whole(folder) as partial:
+    with atomic_folder(folder) as partial:
         write_predictions(evaluation, partial / "predictions.csv")
         write_metrics(evaluation, about, partial / "metrics.json")
         Image.fromarray(confusion).save(partial / "confusion.png")
@@ -170,7 +170,7 @@ def write_report(evaluation: Evaluation, model: nn.Module, device: torch.device,
             evaluation=evaluation,
             about=about,
             measures=MEASURES,
-            told=told,
+            format_estimate=format_estimate,
             confusion=data_uri(confusion, "PNG"),
             reliability=data_uri(reliability, "PNG"),
             mistakes=[
@@ -209,7 +209,7 @@ def caption(evaluation: Evaluation, index: int) -> str:
     return f"{true} taken for {predicted}, {evaluation.confidence[index]:.0%} sure"
 
 
-def told(estimate: Estimate, format: str) -> tuple[str, str]:
+def format_estimate(estimate: Estimate, format: str) -> tuple[str, str]:
     """Return a value and its interval as people read them; a dash where there is none."""
     interval = f"{estimate.low:{format}} to {estimate.high:{format}}"
     return (

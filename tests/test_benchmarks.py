@@ -46,7 +46,7 @@ HEADER = "rate | {} against it | lowest | highest |"
             ],
         ),
         ("million", ["--sizes", "100"], ["100 photos", "prepare: find photos of one coin", "train: list the photos"]),
-        ("learning", ["--table"], ["| 5 grades | seeds | exact |"]),
+        ("accuracy", ["--table"], ["| 5 grades | seeds | exact |"]),
     ],
 )
 def test_benchmarks_run_and_end_with_their_table(name, options, table):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from coin_classifier_custom import BEST
 from coinkit.cli import UserError
-from coinkit.files import folder_written_whole
+from coinkit.files import atomic_folder
 from coinkit.report import FILES, Evaluation, check_report
 from evaluate import find_folder, find_labelled
 
@@ -159,11 +159,11 @@ def test_where_photos_are_looked_for(trained, tmp_path, capsys):
 def test_a_folder_is_whole_or_as_it_was(tmp_path):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "old").write_text("old")
-    with pytest.raises(ZeroDivisionError), folder_written_whole(tmp_path / "report") as partial:
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "report") as partial:
         (partial / "new").write_text("new")
         raise ZeroDivisionError
     assert [path.name for path in tmp_path.rglob("*")] == ["report", "old"]
-    with folder_written_whole(tmp_path / "report") as partial:
+    with atomic_folder(tmp_path / "report") as partial:
         (partial / "new").write_text("new")
     assert [path.name for path in tmp_path.rglob("*")] == ["report", "new"]
 

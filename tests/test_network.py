@@ -4,7 +4,9 @@ import torch
 from coin_classifier_custom import (
     CoinClassifier,
 )
-from coinkit.learning import fit_temperature, learning_rate_factor, make_optimizer, soft_labels
+from coinkit.calibration import fit_temperature
+from coinkit.losses import soft_labels
+from coinkit.optim import learning_rate_factor, make_optimizer
 
 
 def shapes(model, width, height):

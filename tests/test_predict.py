@@ -15,7 +15,7 @@ from PIL import Image
 
 import predict as command
 from coin_classifier_custom import CoinClassifier
-from coinkit.batches import move_faces
+from coinkit.augment import affine_faces
 from coinkit.checkpoints import FORMAT_VERSION
 from coinkit.cli import UserError
 
@@ -26,7 +26,7 @@ def predict(cwd, *arguments):
     return run_script("predict.py", *arguments, "--device", "cpu", cwd=cwd)
 
 
-def as_json(result):
+def parse_json(result):
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
@@ -49,7 +49,7 @@ def test_a_photo_gets_its_grade_as_the_guide_shows_it(trained):
 
 
 def test_files_folders_and_patterns(trained):
-    photos = as_json(predict(trained, "coin_dataset/test/g06", "coin_dataset/t*/vf30/1.jpg", "--json", "--top-k", 2))
+    photos = parse_json(predict(trained, "coin_dataset/test/g06", "coin_dataset/t*/vf30/1.jpg", "--json", "--top-k", 2))
     names = [photo["photo"].replace("\\", "/").removeprefix("coin_dataset/") for photo in photos]
     assert names == ["test/g06/0.jpg", "test/g06/1.jpg", "test/g06/2.jpg", "test/vf30/1.jpg", "train/vf30/1.jpg"]
     for photo in photos:
@@ -78,12 +78,12 @@ def test_the_temperature_of_the_checkpoint_decides_how_sure_it_is(trained, tmp_p
 def test_a_photo_that_cannot_be_read_is_named_and_the_others_graded(trained, tmp_path):
     (tmp_path / "text.jpg").write_text("no photo")
     result = predict(trained, tmp_path / "text.jpg", "missing.jpg", "coin_dataset/test/g06/0.jpg", "--json")
-    assert result.returncode == 1 and len(as_json(result)) == 1
+    assert result.returncode == 1 and len(parse_json(result)) == 1
     assert "text.jpg: not a" in result.stderr and "missing.jpg: no such file" in result.stderr
     assert_fails(predict(trained, tmp_path / "text.jpg"), "text.jpg")
     (tmp_path / "empty").mkdir()
     result = predict(trained, tmp_path / "empty", "no*.jpg", "coin_dataset/test/g06/0.jpg", "--json")
-    assert result.returncode == 1 and len(as_json(result)) == 1
+    assert result.returncode == 1 and len(parse_json(result)) == 1
     assert "empty: no photo in this folder" in result.stderr and "no*.jpg: no such file" in result.stderr
 
 
@@ -176,7 +176,7 @@ def test_several_checkpoints_give_the_mean_of_their_logits(trained, tmp_path):
     assert not torch.allclose(first, second, atol=0.05)
     result = predict(trained, "--checkpoint", *checkpoints, photo, "--json")
     assert result.returncode == 0, result.stderr
-    shares = {top["grade"]: top["confidence"] for top in as_json(result)[0]["top"]}
+    shares = {top["grade"]: top["confidence"] for top in parse_json(result)[0]["top"]}
     mean = ((first.log() + second.log()) / 2).softmax(dim=0)
     assert shares == pytest.approx(dict(zip(("g06", "vf30", "ms65"), mean.tolist(), strict=True)), abs=1e-4)
 
@@ -202,7 +202,7 @@ def test_faces_move_on_their_own():
     expected = torch.zeros(1, 1, 40, 80)
     expected[..., 9:11, 19:21] = 1  # turned to the left
     expected[..., 15:17, 49:51] = 1  # shifted by 10 pixels to the left and 4 upwards
-    assert torch.allclose(move_faces(photos, angle, torch.ones(2), shift), expected, atol=0.01)
+    assert torch.allclose(affine_faces(photos, angle, torch.ones(2), shift), expected, atol=0.01)
 
 
 def test_a_heatmap_lies_over_its_photo_and_a_note_follows_the_grades(trained, tmp_path):

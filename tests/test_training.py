@@ -11,8 +11,8 @@ from conftest import ROOT, SMALL, assert_fails, make_dataset, run_script, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
-from coinkit.batches import augment, light_faces
-from coinkit.progress import Progress
+from coinkit.augment import augment, relight_faces
+from coinkit.training_progress import Progress
 
 BEST, LAST = "coin_classifier_custom_best.pth", "coin_classifier_custom_last.pth"
 
@@ -86,7 +86,7 @@ def test_half_of_the_training_photos_lose_their_colour():
 
 def test_each_face_has_its_own_light():
     photos = torch.full((1, 3, 40, 80), 0.5)
-    lit = light_faces(photos, gamma=torch.tensor([1.0, 2.0]), slope=torch.tensor([[0.4, 0.2], [0.0, 0.0]]))
+    lit = relight_faces(photos, gamma=torch.tensor([1.0, 2.0]), slope=torch.tensor([[0.4, 0.2], [0.0, 0.0]]))
     first, second = lit.split(40, dim=3)
     top_left, bottom_right = first[0, :, 0, 0], first[0, :, -1, -1]
     assert torch.allclose(top_left, torch.tensor(0.2)) and torch.allclose(bottom_right, torch.tensor(0.8))

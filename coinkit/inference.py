@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from coinkit.batches import move_faces, normalise, to_tensor
+from coinkit.augment import affine_faces
 from coinkit.cli import usable_cores
-from coinkit.photos import PhotoError, map_ahead, oddities, open_photo
+from coinkit.dataset import normalise, to_tensor
+from coinkit.photos import PhotoError, open_photo, photo_notes, prefetch
 
 BATCH_SIZE = 8  # photos at once
 
@@ -47,7 +48,7 @@ def grade_photos(
     """Yield each path with the probabilities of its grades, (classes,), and notes; or with why it cannot be read."""
     read = partial(read_photo, sizes={network.size for network in networks})
     with ThreadPoolExecutor(usable_cores()) as pool:
-        photos = zip(paths, map_ahead(pool, read, paths, ahead=2 * BATCH_SIZE), strict=True)
+        photos = zip(paths, prefetch(pool, read, paths, ahead=2 * BATCH_SIZE), strict=True)
         while batch := list(islice(photos, BATCH_SIZE)):
             readable = [photo for _, photo in batch if isinstance(photo, Photo)]
             probabilities = iter(mean_probabilities(networks, readable, tta, device) if readable else ())
@@ -62,7 +63,7 @@ def read_photo(path: Path, sizes: set[tuple[int, int]]) -> Photo | PhotoError:
     except PhotoError as error:
         return error
     photo, (width, height) = opened[min(sizes)]
-    notes = oddities(photo, (width, height))
+    notes = photo_notes(photo, (width, height))
     if any(width < wanted_width and height < wanted_height for wanted_width, wanted_height in sizes):
         notes.append("small")
     return Photo({size: to_tensor(photo) for size, (photo, _) in opened.items()}, notes)
@@ -72,7 +73,7 @@ def read_photo(path: Path, sizes: set[tuple[int, int]]) -> Photo | PhotoError:
 def mean_probabilities(networks: list[Network], photos: list[Photo], tta: bool, device: torch.device) -> Tensor:
     """Return the probabilities of the grades, (N, classes): the mean over networks and, with `tta`, over views.
 
-    It is the mean of calibrated logits: that of probabilities is less sure than it is right (benchmarks/learning.md).
+    It is the mean of calibrated logits: that of probabilities is less sure than it is right (benchmarks/accuracy.md).
     """
     logits = []
     for network in networks:
@@ -89,4 +90,4 @@ def views(photos: Tensor, tta: bool) -> Iterator[Tensor]:
         faces = 2 * len(photos)
         angle = torch.full((faces,), math.radians(degrees), device=photos.device)
         shift = torch.tensor(shift, device=photos.device).expand(faces, 2)
-        yield move_faces(photos.float() / 255, angle, torch.ones_like(angle), shift)
+        yield affine_faces(photos.float() / 255, angle, torch.ones_like(angle), shift)

@@ -19,7 +19,7 @@ MISTAKES = 6  # in a picture
 WIDTH = 1024  # pixels that a picture is at most wide
 
 
-class RunLog:
+class TensorBoardLog:
     """Two runs for TensorBoard, "train" and "val", whose curves of the same name share a chart."""
 
     def __init__(self, folder: str, first_epoch: int):
@@ -30,7 +30,7 @@ class RunLog:
         self.val = SummaryWriter(Path(folder, "val"), purge_step=first_epoch)
         self.started, self.picture_seconds = time.perf_counter(), 0.0
 
-    def __enter__(self) -> "RunLog":
+    def __enter__(self) -> "TensorBoardLog":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,15 +8,16 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
-from torch import distributed, nn
+import torch.distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from coinkit.cli import UserError
 from coinkit.files import format_bytes
 
 RANK = int(os.environ.get("RANK", 0))  # the number of this process
-FIRST = RANK == 0  # writes and prints for all
-COUNT = int(os.environ.get("WORLD_SIZE", 1))  # of processes, over all machines
+IS_MAIN = RANK == 0  # writes and prints for all
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))  # of processes, over all machines
 TIMEOUT = timedelta(minutes=10)  # that they wait for one another, while the first one saves and draws, say
 GONE = ("by peer", "Timed out", "remote process")  # what gloo and NCCL say when one no longer answers
 
@@ -24,21 +25,21 @@ T = TypeVar("T")
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Be one of the processes that torchrun has started, if it has started this one. Only the first one prints.
 
     Raises:
         UserError: another process has gone.
         Exception: any other, but only in the process where one happens first; the rest exits with status 1.
     """
-    if COUNT == 1:
+    if WORLD_SIZE == 1:
         yield
         return
-    store, _, _ = next(distributed.rendezvous("env://", timeout=TIMEOUT))
+    store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
     # Without a backend's name, tensors on GPUs go through NCCL and those on the CPU through gloo.
-    distributed.init_process_group(store=store, rank=RANK, world_size=COUNT, timeout=TIMEOUT)
+    dist.init_process_group(store=store, rank=RANK, world_size=WORLD_SIZE, timeout=TIMEOUT)
     try:
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(sys.stdout if FIRST else nowhere):
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(sys.stdout if IS_MAIN else nowhere):
             yield
     except Exception as error:
         if store.add("errors", 1) > 1:  # the same mistake, or what follows from it
@@ -46,17 +47,17 @@ def joined() -> Iterator[None]:
         if isinstance(error, RuntimeError) and any(words in str(error) for words in GONE):
             raise UserError("another process has gone: see which one in torchrun's report, under Root Cause.") from None
         raise
-    distributed.destroy_process_group()
+    dist.destroy_process_group()
 
 
-def share() -> slice:
+def batch_share() -> slice:
     """Return which part of each batch is for this process."""
-    return slice(RANK, None, COUNT)
+    return slice(RANK, None, WORLD_SIZE)
 
 
-def parallel(model: nn.Module) -> nn.Module:
+def wrap_model(model: nn.Module) -> nn.Module:
     """Return the network to learn with: after its backward pass, gradients are the means over the processes."""
-    if COUNT == 1:
+    if WORLD_SIZE == 1:
         return model
     wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
     weights, told = list(model.parameters()), ""
@@ -68,37 +69,37 @@ def parallel(model: nn.Module) -> nn.Module:
         wrapped.register_comm_hook(None, bf16_compress_hook)
         told = f", sent as {format_bytes(sum(2 * weight.numel() for weight in weights))} in bf16"
     print(
-        f"Processes: {COUNT}; each has {format_bytes(sum(4 * weight.numel() for weight in weights))} of gradients "
+        f"Processes: {WORLD_SIZE}; each has {format_bytes(sum(4 * weight.numel() for weight in weights))} of gradients "
         f"a step{told}"
     )
     return wrapped
 
 
-def total(*values: float) -> list[float]:
+def sum_over_processes(*values: float) -> list[float]:
     """Return the sums of numbers over the processes."""
     sums = torch.tensor(values, dtype=torch.float64)
-    if COUNT > 1:
-        distributed.all_reduce(sums)
+    if WORLD_SIZE > 1:
+        dist.all_reduce(sums)
     return sums.tolist()
 
 
 def gather(value: T) -> list[T]:
     """Return the values of all processes, which may be anything that can be pickled."""
-    values = [value] * COUNT
-    if COUNT > 1:
-        distributed.all_gather_object(values, value)
+    values = [value] * WORLD_SIZE
+    if WORLD_SIZE > 1:
+        dist.all_gather_object(values, value)
     return values
 
 
-def from_first(value: T) -> T:
+def broadcast(value: T) -> T:
     """Return the value of the first process, which may be anything that can be pickled."""
     values = [value]
-    if COUNT > 1:
-        distributed.broadcast_object_list(values)
+    if WORLD_SIZE > 1:
+        dist.broadcast_object_list(values)
     return values[0]
 
 
-def copy_buffers(model: nn.Module) -> None:
+def sync_buffers(model: nn.Module) -> None:
     """Give the network of each process the buffers of the first one's: the averages of batch norms, say."""
-    for buffer in model.buffers() if COUNT > 1 else ():
-        distributed.broadcast(buffer, src=0)
+    for buffer in model.buffers() if WORLD_SIZE > 1 else ():
+        dist.broadcast(buffer, src=0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from torch import Tensor
 from torch.nn import functional as F
 
-from coinkit.learning import fit_temperature
+from coinkit.calibration import fit_temperature
 
 
 @dataclass

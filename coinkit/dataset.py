@@ -1,7 +1,6 @@
-"""Batches of photos for the network: read them ahead, vary them, normalise them."""
+"""A dataset on disk: its classes and splits, and batches of its photos, read ahead."""
 
 import hashlib
-import math
 import os
 import sys
 from array import array
@@ -14,20 +13,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from coinkit.cli import UserError
 from coinkit.grades import scale_order
-from coinkit.photos import PhotoError, find_photos, map_ahead, named_like_photo, open_photo
+from coinkit.photos import PhotoError, find_photos, is_photo_name, open_photo, prefetch
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, of pixels from 0 to 1
 STD = (0.229, 0.224, 0.225)
-
-# The largest rotation (degrees), shift (share of a face), zoom (share), change of gamma (as a logarithm), fall of light
-# to one side of a face (share), and change of brightness, contrast and saturation (share).
-AUGMENTATION = {"rotation": 20, "shift": 0.04, "zoom": 0.1, "gamma": 0.4, "light": 0.3, "colour": 0.3}
-GREY = 0.5  # of photos lose their colour, so that wear counts by itself
 
 
 class PathList(Sequence):
@@ -112,7 +105,7 @@ def find_classes(data: Path) -> list[str]:
         raise UserError(f"no dataset in {data}: run python prepare_dataset.py first, or name it with --data.")
     classes = sorted((folder.name for folder in (data / "train").iterdir() if folder.is_dir()), key=scale_order)
     for grade in classes:
-        if not any(map(named_like_photo, (data / "train" / grade).iterdir())):
+        if not any(map(is_photo_name, (data / "train" / grade).iterdir())):
             raise UserError(f"{data / 'train' / grade} has no photos: run python prepare_dataset.py again.")
     if len(classes) < 2:
         raise UserError(f"{data} has fewer than 2 grades: add photos of others and run python prepare_dataset.py.")
@@ -138,7 +131,7 @@ def fingerprint(split: Split, classes: list[str]) -> dict[str, list]:
     return {grade: [count, digest.hexdigest()] for grade, count, digest in zip(classes, counts, digests, strict=True)}
 
 
-def differences(before: dict[str, dict], now: dict[str, dict]) -> str:
+def describe_changes(before: dict[str, dict], now: dict[str, dict]) -> str:
     """Say what is different in the fingerprints of splits, {split: {grade: [count, digest]}}; "" if nothing is."""
     changes = []
     for split, grades in now.items():
@@ -174,7 +167,7 @@ def read_batches(
     """
     # no list of a million
     ordered = (paths[index] for planned in order.split(batch_size) for index in planned[share].tolist())
-    photos = map_ahead(pool, read, ordered, ahead=2 * batch_size)
+    photos = prefetch(pool, read, ordered, ahead=2 * batch_size)
     for start in range(0, len(order), batch_size):
         planned = order[start : start + batch_size][share]
         batch = [(photo, index) for index in planned.tolist() if (photo := next(photos)) is not None]
@@ -189,85 +182,6 @@ def normalise(photos: Tensor) -> Tensor:
     return (photos - mean) / std
 
 
-def seed_of(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """Return a seed that follows from numbers, without likeness between neighbours; zeros at the end change nothing."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def augment(photos: Tensor, strength: float) -> Tensor:
-    """Show the same coins as another photographer might have: turned, shifted, nearer, in other light, without colour.
-
-    Each face, one half of the width, moves on its own and has its own light; colour is that of both.
-
-    Args:
-        photos: (N, 3, H, W), uint8.
-        strength: how far, in shares of `AUGMENTATION`; 0 leaves photos as they are, above it `GREY` lose their colour.
-
-    Returns:
-        (N, 3, H, W), float, 0 to 1.
-    """
-    photos = photos.float() / 255
-    if not strength:
-        return photos
-    limits = {name: strength * limit for name, limit in AUGMENTATION.items()}
-
-    def uniform(*shape: int) -> Tensor:  # drawn on the CPU, so that every device sees the same photos
-        return torch.empty(shape).uniform_(-1, 1).to(photos.device)
-
-    count = len(photos)
-    photos = move_faces(
-        photos,
-        angle=uniform(2 * count) * math.radians(limits["rotation"]),
-        zoom=1 + uniform(2 * count) * limits["zoom"],
-        shift=uniform(2 * count, 2) * limits["shift"],
-    )
-    gamma = torch.exp(uniform(2 * count) * limits["gamma"])
-    photos = light_faces(photos, gamma, slope=uniform(2 * count, 2) * limits["light"])
-    brightness, contrast, saturation = 1 + uniform(3, count, 1, 1, 1) * limits["colour"]
-    saturation[torch.rand(count) < GREY] = 0
-    photos = photos * brightness
-    grey = photos.mean(dim=1, keepdim=True)
-    photos = grey + (photos - grey) * saturation
-    middle = photos.mean(dim=(1, 2, 3), keepdim=True)
-    return (middle + (photos - middle) * contrast).clamp(0, 1)
-
-
-def move_faces(photos: Tensor, angle: Tensor, zoom: Tensor, shift: Tensor) -> Tensor:
-    """Turn, shrink and shift each face of photos, one half of the width, on its own; its border fills what comes free.
-
-    Args:
-        photos: (N, 3, H, W), float.
-        angle: (2N,), in radians; obverse and reverse of the first photo, then of the second, ...
-        zoom: (2N,), how much of a face is seen; above 1, it becomes smaller.
-        shift: (2N, 2), to the left and upwards, in shares of a face.
-
-    Returns:
-        (N, 3, H, W).
-    """
-    count, _, height, width = photos.shape
-    faces = photos.unflatten(3, (2, -1)).permute(0, 3, 1, 2, 4).flatten(0, 1)
-    face_aspect = height / (width / 2)
-    cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    left, up = (2 * shift).unbind(1)  # the grid goes from -1 to 1
-    rows = torch.stack([cos, -sin * face_aspect, left, sin / face_aspect, cos, up], dim=1)
-    grid = F.affine_grid(rows.view(-1, 2, 3), list(faces.shape), align_corners=False)
-    faces = F.grid_sample(faces, grid, padding_mode="border", align_corners=False)
-    return faces.unflatten(0, (count, 2)).permute(0, 2, 3, 1, 4).flatten(3)
-
-
-def light_faces(photos: Tensor, gamma: Tensor, slope: Tensor) -> Tensor:
-    """Light each face of photos, one half of the width, on its own: brighter or darker, and more from one side.
-
-    Args:
-        photos: (N, 3, H, W), float, 0 to 1.
-        gamma: (2N,), the power that brightness is raised to; above 1, middle tones become darker.
-        slope: (2N, 2), by which share the light grows from the middle to the right edge of a face, and to the lower.
-
-    Returns:
-        (N, 3, H, W), from 0; where the light is strong, above 1.
-    """
-    faces = photos.unflatten(3, (2, -1))
-    gamma, to_right, downwards = (values.view(-1, 1, 1, 2, 1) for values in (gamma, *slope.unbind(1)))
-    x = torch.linspace(-1, 1, faces.shape[4], device=photos.device)
-    y = torch.linspace(-1, 1, faces.shape[2], device=photos.device).view(-1, 1, 1)
-    return (faces**gamma * (1 + to_right * x + downwards * y)).flatten(3)

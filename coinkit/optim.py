@@ -1,34 +1,11 @@
-"""What makes the network learn: labels that know the order of grades, the optimiser, schedules, and calibration."""
+"""The optimiser, and the schedules of learning rate, dropout and augmentation."""
 
 import math
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from coinkit.grades import sheldon_number
+from torch import nn
 
 FULL_RATE_INPUTS = 576  # a layer with more inputs than this (64 channels, 3x3) gets a smaller learning rate
-
-
-def soft_labels(classes: list[str], spread: float) -> Tensor:
-    """Return a row of target probabilities for each class: most on itself, some on its neighbours on the scale.
-
-    A Gaussian over the distance in grades (Diaz & Marathe 2019, "Soft Labels for Ordinal Regression"). Classes that are
-    not on the scale, and all with spread 0, have hard labels.
-    """
-    on_scale = torch.tensor([sheldon_number(name) is not None for name in classes])
-    places = torch.arange(len(classes), dtype=torch.float)
-    distance = places[:, None] - places
-    near = torch.exp(-0.5 * (distance / spread) ** 2) if spread else torch.eye(len(classes))
-    near = torch.where(on_scale[:, None] & on_scale, near, torch.eye(len(classes)))
-    return near / near.sum(dim=1, keepdim=True)
-
-
-def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """Return a weight for each class so that all count the same; over the photos, the mean is 1."""
-    counts = torch.bincount(labels, minlength=num_classes)
-    return len(labels) / (num_classes * counts)
 
 
 def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
@@ -49,7 +26,7 @@ def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, 
     return torch.optim.AdamW(groups.values(), fused=fused)
 
 
-def load_averages(optimizer: torch.optim.Optimizer, state: dict) -> None:
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Take the averages from the state of another optimiser of the same weights; how to step stays as it is here.
 
     Raises:
@@ -86,22 +63,7 @@ def regularisation_factor(progress: float) -> float:
     """Return the share of full dropout and augmentation at a progress of 0 to 1: a linear rise over the first half.
 
     At full strength, dropout hides the little by which the features of an untrained network differ from coin to coin,
-    so that for many epochs it learns nothing (benchmarks/learning.md). Dropout that grows is that of Morerio et al.
+    so that for many epochs it learns nothing (benchmarks/accuracy.md). Dropout that grows is that of Morerio et al.
     2017, "Curriculum Dropout", arXiv 1703.06229.
     """
     return min(1.0, 2 * progress)
-
-
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return by what to divide logits, 0.25 to 4, so that the confidence of predictions is right (arXiv 1706.04599).
-
-    It is the likeliest one given photos that the network has not learned from, and given that it should be about 1
-    (log-normally, with a deviation of 0.5), so that a handful of photos does not decide.
-
-    Args:
-        logits: (N, classes).
-        labels: (N,), the indices of the true classes.
-    """
-    temperatures = torch.logspace(math.log10(0.25), math.log10(4), 201)
-    losses = torch.stack([F.cross_entropy(logits / value, labels, reduction="sum") for value in temperatures])
-    return temperatures[(losses + 2 * temperatures.log() ** 2).argmin()].item()

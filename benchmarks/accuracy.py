@@ -1,12 +1,12 @@
 """What the recipe is worth on real coins: train it, and it without each of its parts, and score all on the test split
 
-    python -m benchmarks.learning --coins ../coins/morgan        the rows that learning.jsonl lacks, then the table
-    python -m benchmarks.learning --coins ../coins/morgan --scale small --rows ours guide --tasks 5 --seeds 0
-    python -m benchmarks.learning --table                        only the table of what is there
+    python -m benchmarks.accuracy --coins ../coins/morgan        the rows that accuracy.jsonl lacks, then the table
+    python -m benchmarks.accuracy --coins ../coins/morgan --scale small --rows ours guide --tasks 5 --seeds 0
+    python -m benchmarks.accuracy --table                        only the table of what is there
 
 The coins lie in a folder for each grade: COINS/<grade>/*.jpg. A row of the table is trained for every task (5 classes
 or each grade by itself) and seed; the seed is that of prepare_dataset.py and of the training. All choices are made on
-the validation split, and the test split is looked at once, at the end of a run. Each result is a line of learning.jsonl
+the validation split, and the test split is looked at once, at the end of a run. Each result is a line of accuracy.jsonl
 as soon as it is there; a run that was interrupted goes on where it was.
 """
 
@@ -29,19 +29,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import coin_classifier_custom as coin
-from coinkit import batches, learning
-from coinkit.batches import Split, find_split
+from coinkit import augment, optim
 from coinkit.checkpoints import load_checkpoint
 from coinkit.cli import keep_freed_memory, usable_cores
+from coinkit.dataset import Split, find_split
 from coinkit.devices import find_device
 from coinkit.grades import sheldon_number
-from coinkit.grading import Network
+from coinkit.inference import Network
 from coinkit.metrics import score
 from coinkit.report import evaluate
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-RESULTS = HERE / "learning.jsonl"
+RESULTS = HERE / "accuracy.jsonl"
 SCRATCH = HERE / "scratch"
 TASKS = ("5", "27")
 SEEDS = (0, 1, 2)
@@ -70,19 +70,19 @@ def half_of_training(folder: Path, classes: list[str]) -> Split:
 PLAIN_CONVOLUTIONS = (coin, "StandardisedConv2d", lambda *args, bias, **options: nn.Conv2d(*args, **options))
 NO_WEIGHT_STANDARDISATION = (coin, "StandardisedConv2d", nn.Conv2d)
 NO_GROUP_NORM = (nn, "GroupNorm", lambda groups, channels: nn.Identity())
-NO_GREY = (batches, "GREY", 0.0)
-NO_GROWTH = (learning, "regularisation_factor", lambda progress: 1.0)
-ONE_LEARNING_RATE = (learning, "FULL_RATE_INPUTS", math.inf)
-CONSTANT_LEARNING_RATE = (learning, "learning_rate_factor", lambda progress, warmup: 1.0)
+NO_GREY = (augment, "GREYSCALE", 0.0)
+NO_GROWTH = (optim, "regularisation_factor", lambda progress: 1.0)
+ONE_LEARNING_RATE = (optim, "FULL_RATE_INPUTS", math.inf)
+CONSTANT_LEARNING_RATE = (optim, "learning_rate_factor", lambda progress, warmup: 1.0)
 HALF_OF_TRAINING = (coin, "find_split", half_of_training)
 DEFAULT_WEIGHTS = (nn.init, "kaiming_normal_", lambda *args, **options: None)
 DEFAULT_BIASES = (nn.init, "zeros_", lambda *args, **options: None)
 
 HARD_LABELS, NO_CLIPPING, NO_DECAY = "--label-spread 0", "--clip-grad-norm 0", "--weight-decay 0"
 GUIDE = f"{HARD_LABELS} {NO_CLIPPING} {NO_DECAY} --warmup 0"  # AdamW without decay is Adam
-GUIDE_LIMITS = {"rotation": 8, "shift": 0.03, "zoom": 0.06, "gamma": 0, "light": 0, "colour": 0.15}
-GUIDE_AUGMENTATION = (batches, "AUGMENTATION", GUIDE_LIMITS)
-GUIDE_CHANGES = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, DEFAULT_BIASES, NO_GREY, NO_GROWTH, GUIDE_AUGMENTATION]
+GUIDE_LIMITS = {"ROTATION": 8, "SHIFT": 0.03, "ZOOM": 0.06, "GAMMA": 0, "LIGHT": 0, "COLOUR": 0.15}
+GUIDE_AUGMENTATION = [(augment, name, limit) for name, limit in GUIDE_LIMITS.items()]
+GUIDE_CHANGES = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, DEFAULT_BIASES, NO_GREY, NO_GROWTH, *GUIDE_AUGMENTATION]
 
 FIXED_GUIDE = "guide, with He initialisation and a learning rate for each layer"
 
@@ -187,7 +187,7 @@ def run_folder(scale: str, row: str, task: str, seed: int) -> Path:
 def run_apart(job: tuple, threads: int) -> None:
     """Run a job in a process of its own, since it changes the training module."""
     scale, row, task, seed = job
-    command = [sys.executable, "-m", "benchmarks.learning", "--one", "--scale", scale, "--rows", row, "--tasks", task]
+    command = [sys.executable, "-m", "benchmarks.accuracy", "--one", "--scale", scale, "--rows", row, "--tasks", task]
     command += ["--seeds", str(seed)]
     log = run_folder(*job).with_suffix(".log")
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
@@ -203,6 +203,8 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     """Train, score the test split, and add the result to the file."""
     flags, changes, flags_of_networks = ROWS[row]
     for module, name, replacement in changes:
+        if not hasattr(module, name):  # renamed, so that nothing would be replaced
+            raise AttributeError(f"{module.__name__} has no {name} to replace")
         setattr(module, name, replacement)
     folder, dataset = run_folder(scale, row, task, seed), SCRATCH / f"dataset-{task}-{seed}"
     device = find_device("auto")
