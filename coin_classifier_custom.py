@@ -64,7 +64,7 @@ from coinkit.figures import photo_grid
 from coinkit.files import atomic_link, exclusive_lock, require_disk_space
 from coinkit.inference import Network
 from coinkit.layers import Residual, StandardisedConv2d
-from coinkit.metrics import score, uncalibrated
+from coinkit.metrics import score, summarise, uncalibrated
 from coinkit.photos import DATASET, MAX_PIXELS, SPLITS
 from coinkit.report import Evaluation, check_report, evaluate, write_report
 from coinkit.tensorboard_log import TensorBoardLog
@@ -711,13 +711,13 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         trainer.model.load_state_dict(checkpoint["model_state_dict"])
         network = Network(trainer.model.eval(), checkpoint["temperature"])
         evaluation = evaluate([network], classes, test, trainer.device)
-        raw = uncalibrated(evaluation.probabilities, network.temperature)
-        total, before = (score(values, evaluation.labels, classes) for values in (evaluation.probabilities, raw))
-        print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {total}")
+        predictions = evaluation.predictions
+        print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {summarise(predictions)}")
         if val.paths:
+            before = uncalibrated(predictions, network.temperature)
             print(
-                f"Calibration error: {total.calibration_error:.3f}, and {before.calibration_error:.3f} without the "
-                f"temperature {network.temperature:.2f}, which was fitted on the validation photos"
+                f"ECE {score(predictions)['ece']:.3f}, and {score(before)['ece']:.3f} without the temperature "
+                f"{network.temperature:.2f}, which was fitted on the validation photos"
             )
         about = {"checkpoint": str(best), "data": str(args.data / "test")}
         write_report(evaluation, trainer.model, trainer.device, about, report)

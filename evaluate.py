@@ -1,13 +1,13 @@
-"""Tell what a trained network is worth: labelled photos -> scores with 95 % intervals, and report/index.html
+"""Measure how well a trained network grades labelled photos: metrics with 95 % intervals, and report/index.html
 
     python evaluate.py                                  the test split of coin_dataset
     python evaluate.py --split val                      another split
-    python evaluate.py --data images                    photos as prepare_dataset.py takes them
+    python evaluate.py --data images                    photos in the layout that prepare_dataset.py reads
     python evaluate.py --data more --output report2     any folder with a folder of photos for each grade
-    python evaluate.py --checkpoint a.pth b.pth         the mean of several networks; heatmaps show what the first saw
+    python evaluate.py --checkpoint a.pth b.pth         the mean of several networks; heatmaps are of the first
 
-Scores on photos that the network has learned from tell nothing: images/ holds them too. A photo that cannot be read is
-named, the others are scored all the same, and the exit status is 1.
+Metrics on photos that the network was trained on are too good: images/ holds those too. A photo that cannot be read is
+named and left out, and the exit status is then 1.
 """
 
 import argparse
@@ -22,24 +22,26 @@ from coinkit.cli import ArgumentParser, UserError, run
 from coinkit.dataset import Split, describe_changes, find_split, fingerprint
 from coinkit.devices import find_device
 from coinkit.grades import class_name
+from coinkit.metrics import METRICS
 from coinkit.photos import DATASET, PHOTO_FOLDER, SPLITS, find_photos
-from coinkit.report import MEASURES, Evaluation, check_report, evaluate, format_estimate, write_report
+from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report
 from predict import load_networks
 
 OUTPUT = Path("report")
 
 
 def main() -> int:
-    """Run the command; the exit status is 1 if a photo could not be read."""
+    """Run the command. The exit status is 1 if a photo could not be read."""
     args = parse_arguments()
     check_report(args.output)
     folder = find_folder(args.data, args.split)
     device = find_device(args.device)
     networks, classes = load_networks(args.checkpoint, device)
     if folder != args.data:
-        warn_of_learned(args.data, folder, args.checkpoint, classes)
-    evaluation = evaluate(networks, classes, find_labelled(folder, classes), device)
-    print_score(evaluation)
+        warn_of_training_photos(args.data, folder, args.checkpoint, classes)
+    photos = find_labelled_photos(folder, classes)
+    evaluation = evaluate(networks, classes, photos, device)
+    print_metrics(evaluation)
     about = {"checkpoint": ", ".join(map(str, args.checkpoint)), "data": str(folder)}
     write_report(evaluation, networks[0].model, device, about, args.output)
     print(f"\nThe report is in {args.output / 'index.html'}.")
@@ -50,20 +52,16 @@ def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add(
-        "--data",
-        type=Path,
-        default=DATASET,
-        help=f"a dataset, or <grade>/ or <grade>/{PHOTO_FOLDER}/ folders of photos",
-    )
-    add("--split", choices=SPLITS, help="of a dataset (default: test)")
+    data_help = f"a dataset, or a folder with photos in <grade>/ or <grade>/{PHOTO_FOLDER}/"
+    add("--data", type=Path, default=DATASET, help=data_help)
+    add("--split", choices=SPLITS, help="which split of a dataset (default: test)")
     add(
         "--checkpoint",
         type=Path,
         nargs="+",
         default=[Path(BEST)],
         metavar="FILE.pth",
-        help="trained by coin_classifier_custom.py; of several, the mean is taken",
+        help="of one network, or of several to average",
     )
     add("--output", type=Path, default=OUTPUT, help="folder for the report")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -71,46 +69,46 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def find_folder(data: Path, split: str | None) -> Path:
-    """Return the folder with the folders of grades: that of a split if `data` is a dataset, or else `data` itself.
+    """Return the folder that holds the <grade>/ folders: a split if `data` is a dataset, otherwise `data` itself.
 
     Raises:
-        UserError: there is none.
+        UserError: it does not exist.
     """
     is_dataset = any((data / name).is_dir() for name in SPLITS)
     folder = data / (split or "test") if is_dataset or split else data
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}: run python prepare_dataset.py first, or name another one with --data.")
+        raise UserError(f"no folder {folder}: run python prepare_dataset.py first, or name another folder with --data.")
     return folder
 
 
-def warn_of_learned(dataset: Path, folder: Path, checkpoints: list[Path], classes: list[str]) -> None:
-    """Warn that networks may have learned photos of a split, if they were not trained on its dataset as it is now."""
+def warn_of_training_photos(dataset: Path, folder: Path, checkpoints: list[Path], classes: list[str]) -> None:
+    """Warn if the training split has changed since a network was trained: the photos to grade may have been in it."""
     now = {"train": fingerprint(find_split(dataset / "train", classes), classes)}
     for path in checkpoints:
         checkpoint = load_checkpoint(path)
-        if "dataset" in checkpoint:  # not in one that export.py has made
+        if "dataset" in checkpoint:  # export.py --weights-only leaves it out
             with damage_as_user_error(path):
                 changes = describe_changes(checkpoint["dataset"], now)
             if changes:
                 print(
                     f"Warning: {path} was not trained on {dataset} as it is now: {changes}. "
-                    f"If it has learned photos of {folder}, these scores are too good.",
+                    f"If it was trained on photos that are in {folder} now, these metrics are too good.",
                     file=sys.stderr,
                 )
 
 
-def find_labelled(folder: Path, classes: list[str]) -> Split:
-    """Return the photos of the grades that the model knows; the other grades are named.
+def find_labelled_photos(folder: Path, classes: list[str]) -> Split:
+    """Return the photos of the grades that the model knows. Other grades are named on stderr and left out.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no such photos.
     """
     photos = []
     for grade_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
         names = (grade_folder.name, class_name(grade_folder.name, keep_variants=True), class_name(grade_folder.name))
         label = next((classes.index(name) for name in names if name in classes), None)
-        below = [folder for folder in grade_folder.iterdir() if folder.is_dir() and folder.name.lower() == PHOTO_FOLDER]
-        found = find_photos((below or [grade_folder])[0])
+        subfolders = (path for path in grade_folder.iterdir() if path.is_dir() and path.name.lower() == PHOTO_FOLDER)
+        found = find_photos(next(subfolders, grade_folder))
         if label is not None:
             photos += [(path, label) for path in found]
         elif found:
@@ -121,20 +119,19 @@ def find_labelled(folder: Path, classes: list[str]) -> Split:
     return Split([path for path, _ in photos], torch.tensor([label for _, label in photos]))
 
 
-def print_score(evaluation: Evaluation) -> None:
-    """Print the values of the score and of each grade, with their intervals."""
+def print_metrics(evaluation: Evaluation) -> None:
+    """Print the metrics, and precision and recall of each grade, with their intervals."""
     print(f"{len(evaluation.paths)} photos of {len(evaluation.classes)} grades\n")
-    print(f"{'':28}{'value':>8}   95 % interval")
-    for key, measure in MEASURES.items():
-        value, interval = format_estimate(evaluation.score[key], measure.format)
-        print(f"{measure.name:28}{value:>8}   {interval}")
+    width = max(len(metric.name) for metric in METRICS.values())
+    print(f"{'':{width}}  {'value':>8}   95 % interval")
+    for key, metric in METRICS.items():
+        value, interval = format_estimate(evaluation.score[key], metric.format)
+        print(f"{metric.name:{width}}  {value:>8}   {interval}")
     width = max(map(len, [*evaluation.classes, "grade"]))
     print(f"\n{'grade':{width}}  photos   recall   95 % interval   precision   95 % interval")
     for name, grade in evaluation.grades.items():
-        (recall, recall_interval), (precision, interval) = (
-            format_estimate(grade.recall, ".0%"),
-            format_estimate(grade.precision, ".0%"),
-        )
+        recall, recall_interval = format_estimate(grade.recall, ".0%")
+        precision, interval = format_estimate(grade.precision, ".0%")
         print(f"{name:{width}}  {grade.count:6}   {recall:>6}   {recall_interval:13}   {precision:>9}   {interval}")
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what the model sees and what it makes of it."""
+"""Charts and pictures for the report and TensorBoard, as arrays (height, width, 3), uint8."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ CAPTION_HEIGHT = 18  # pixels
 GAP = 4
 DPI = 150  # of charts
 INK = "#1f4e79"
-OPACITY = 0.6  # of a heatmap where it is hottest; it fades with the heat
+OPACITY = 0.6  # of a heatmap where it is 1; where it is 0, it is transparent
 
 
 def photo_grid(photos: np.ndarray, captions: list[str], columns: int = 2) -> np.ndarray:
@@ -42,7 +42,7 @@ def photo_grid(photos: np.ndarray, captions: list[str], columns: int = 2) -> np.
 
 
 def overlay(photo: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
-    """Lay a heatmap over its photo: red where it is hottest, and the bare photo where it is cold.
+    """Lay a heatmap over its photo: red where it is 1, and only the photo where it is 0.
 
     Args:
         photo: (H, W, 3), uint8.
@@ -51,7 +51,7 @@ def overlay(photo: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
     Returns:
         The picture, (H, W, 3), uint8.
     """
-    from matplotlib import colormaps  # takes a second that predict.py can save
+    from matplotlib import colormaps  # slow to import, and predict.py mostly does not need it
 
     opacity = OPACITY * heatmap[..., None]
     colours = 255 * colormaps["turbo"](heatmap)[..., :3]
@@ -59,7 +59,7 @@ def overlay(photo: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
 
 
 def confusion_chart(confusion: np.ndarray, classes: list[str]) -> np.ndarray:
-    """Draw which grades are taken for which: numbers of photos, shaded by their share of the true grade.
+    """Draw a confusion matrix: numbers of photos, shaded by their share of the true grade.
 
     Args:
         confusion: (classes, classes), as `coinkit.metrics.confusion_matrix` returns it.
@@ -68,11 +68,11 @@ def confusion_chart(confusion: np.ndarray, classes: list[str]) -> np.ndarray:
     Returns:
         The picture, (height, width, 3), uint8.
     """
-    from matplotlib.figure import Figure  # takes a second that predict.py can save
+    from matplotlib.figure import Figure  # slow to import, and predict.py mostly does not need it
 
     side = 1.6 + 0.4 * len(classes)  # inches
     figure = Figure((side, side), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot(xlabel="predicted", ylabel="true")
+    axes = figure.add_subplot(xlabel="predicted grade", ylabel="true grade")
     shares = confusion / confusion.sum(axis=1, keepdims=True).clip(min=1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(classes)), classes, rotation=90)
@@ -80,15 +80,15 @@ def confusion_chart(confusion: np.ndarray, classes: list[str]) -> np.ndarray:
     for row, column in np.argwhere(confusion):
         colour = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, str(confusion[row, column]), color=colour, ha="center", va="center")
-    return _rendered(figure)
+    return _render(figure)
 
 
 def reliability_diagram(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """Draw how often grades are right that were given with some confidence: on the diagonal, the confidence is right.
+    """Draw accuracy by confidence, which a well calibrated model has on the diagonal, and how many photos each bin has.
 
     Args:
         confidence: (N,), 0 to 1.
-        correct: (N,), whether the grade was right.
+        correct: (N,), whether the predicted grade is the true one.
 
     Returns:
         The picture, (height, width, 3), uint8.
@@ -103,21 +103,23 @@ def reliability_diagram(confidence: np.ndarray, correct: np.ndarray) -> np.ndarr
 
     figure = Figure((4, 5), dpi=DPI, layout="constrained")
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(4, 1))
-    upper.plot([0, 1], [0, 1], linestyle="--", color="grey", label="as it should be")
-    upper.errorbar(mean_confidence[filled], accuracy[filled], whiskers, fmt="o", color=INK, capsize=3, label="measured")
-    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right")
+    upper.plot([0, 1], [0, 1], linestyle="--", color="grey", label="perfectly calibrated")
+    upper.errorbar(
+        mean_confidence[filled], accuracy[filled], whiskers, fmt="o", color=INK, capsize=3, label="this model"
+    )
+    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
     lower.bar((np.arange(len(counts)) + 0.5) / len(counts), counts, width=0.9 / len(counts), color=INK)
     lower.set(xlabel="confidence", ylabel="photos")
     upper.yaxis.set_major_formatter(PercentFormatter(1))
     lower.xaxis.set_major_formatter(PercentFormatter(1))
     lower.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    return _rendered(figure)
+    return _render(figure)
 
 
-def _rendered(figure: "Figure") -> np.ndarray:
-    """Return a chart as (height, width, 3), uint8."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # needs no screen
+def _render(figure: "Figure") -> np.ndarray:
+    """Return a chart as an array (height, width, 3), uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a screen
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

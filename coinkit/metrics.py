@@ -1,7 +1,11 @@
-"""How good the grades are: exact, how far off where the grades have an order, and whether the confidence is right."""
+"""Figures of merit: their names, what they mean, how they are computed, and their 95 % intervals.
+
+To add one, add an entry to `METRICS`: evaluate.py, the report and metrics.json then show it too.
+"""
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,56 +14,187 @@ from coinkit.grades import sheldon_number
 
 CONFIDENCE_LEVEL = 0.95  # of intervals
 RESAMPLES = 1000
-MAX_BCA_PHOTOS = 5000  # of more, a bootstrap's percentiles are as good as the corrected ones, and need far less
+MAX_BCA_PHOTOS = 5000  # with more, a plain percentile bootstrap is as good, and takes far less time
 CALIBRATION_BINS = 10
 
 
-class Score(NamedTuple):
-    """How well photos were graded. A distance in grades is one of places in the list of classes."""
+class Predictions(NamedTuple):
+    """What a metric is computed from: for each of N photos, the true grade and what the model said."""
 
-    count: int  # of photos
-    exact: float  # share of the photos, 0 to 1
-    within_one: float  # share that is at most one grade off
-    within_three: float
-    mean_error: float  # mean distance in grades
-    sheldon_error: float  # mean distance in points of the Sheldon scale; nan if a class is not on it
-    kappa: float  # Cohen's, weighted by the square of the distance: 0 is chance, 1 is perfect; nan if all are the same
-    balanced_accuracy: float  # mean over the grades of the share that is exact
-    calibration_error: float  # how far confidence and accuracy are apart, 0 to 1
+    probabilities: np.ndarray  # (N, classes), 0 to 1
+    labels: np.ndarray  # (N,), the indices of the true classes
+    predicted: np.ndarray  # (N,), the indices of the likeliest classes
+    confidence: np.ndarray  # (N,), the probabilities of these
+    error: np.ndarray  # (N,), grades between the true and the predicted one: places in the list of classes
+    sheldon_error: np.ndarray  # (N,), points of the Sheldon scale between the two; nan if one is not on the scale
 
-    def __str__(self) -> str:
-        return (
-            f"{self.exact:.1%} exact ({round(self.exact * self.count)} of {self.count} photos), "
-            f"{self.within_one:.1%} within one grade, {self.mean_error:.2f} grades off on average"
-        )
+    @classmethod
+    def from_probabilities(cls, probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> "Predictions":
+        """Return the predictions of probabilities (N, classes) for photos with labels (N,).
+
+        Args:
+            probabilities: of each class, 0 to 1.
+            labels: the indices of the true classes.
+            classes: the names of the grades, in the order of the scale.
+        """
+        predicted = probabilities.argmax(axis=1)
+        points = np.array([number if (number := sheldon_number(name)) else math.nan for name in classes])
+        error, sheldon_error = np.abs(predicted - labels), np.abs(points[predicted] - points[labels])
+        return cls(probabilities, labels, predicted, probabilities.max(axis=1), error, sheldon_error)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether the predicted grade is the true one, (N,)."""
+        return self.error == 0
+
+    def select(self, photos: np.ndarray) -> "Predictions":
+        """Return the predictions of some photos, given by their indices."""
+        return Predictions(*(values[photos] for values in self))
 
 
-def score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> Score:
-    """Return the score of predictions, the likeliest grade of each photo.
+# ---------------------------------------------------------------- the metrics
+
+
+def quadratic_weighted_kappa(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Return Cohen's kappa, weighted by the square of the error (Cohen 1968); nan if all grades are the same.
+
+    It compares the mean squared error with that between any label and any prediction (Fleiss & Cohen 1973).
+    scikit-learn computes the same, but is too slow for a bootstrap.
 
     Args:
-        probabilities: (N, classes), 0 to 1.
-        labels: (N,), the indices of the true classes.
-        classes: the names of the grades, in the order of the scale.
+        labels, predicted: (N,), the indices of the true and of the predicted classes.
     """
-    predicted = probabilities.argmax(axis=1)
-    distance = np.abs(predicted - labels)
-    points = np.array([number if (number := sheldon_number(name)) else math.nan for name in classes])
-    # Weighted by squares, kappa compares the squared distance within photos with that between any two of them (Fleiss &
-    # Cohen 1973). scikit-learn's is the same and takes too long for a bootstrap.
-    squares_by_chance = np.var(predicted) + np.var(labels) + (np.mean(predicted) - np.mean(labels)) ** 2
-    of_grade = np.bincount(labels)
-    exact_of_grade = np.bincount(labels, weights=distance == 0)
-    return Score(
-        count=len(labels),
-        exact=float(np.mean(distance == 0)),
-        within_one=float(np.mean(distance <= 1)),
-        within_three=float(np.mean(distance <= 3)),
-        mean_error=float(np.mean(distance)),
-        sheldon_error=float(np.mean(np.abs(points[predicted] - points[labels]))),
-        kappa=float(1 - np.mean(distance**2) / squares_by_chance) if squares_by_chance else math.nan,
-        balanced_accuracy=float(np.mean(exact_of_grade[of_grade > 0] / of_grade[of_grade > 0])),
-        calibration_error=calibration_error(probabilities.max(axis=1), distance == 0),
+    expected = np.var(predicted) + np.var(labels) + (np.mean(predicted) - np.mean(labels)) ** 2
+    return 1 - np.mean((predicted - labels) ** 2) / expected if expected else math.nan
+
+
+def balanced_accuracy(labels: np.ndarray, correct: np.ndarray) -> float:
+    """Return the mean recall over the grades that have photos, 0 to 1.
+
+    Args:
+        labels: (N,), the indices of the true classes.
+        correct: (N,), whether the predicted grade is the true one.
+    """
+    photos_of_grade, correct_of_grade = np.bincount(labels), np.bincount(labels, weights=correct)
+    present = photos_of_grade > 0
+    return np.mean(correct_of_grade[present] / photos_of_grade[present])
+
+
+class CalibrationBins(NamedTuple):
+    """Photos in bins of equal width by their confidence; each is an array (bins,), nan where a bin is empty."""
+
+    count: np.ndarray  # of photos
+    confidence: np.ndarray  # their mean, 0 to 1
+    accuracy: np.ndarray  # 0 to 1
+
+
+def calibration_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> CalibrationBins:
+    """Return photos in bins by their confidence.
+
+    Args:
+        confidence: (N,), 0 to 1.
+        correct: (N,), whether the predicted grade is the true one.
+        bins: how many.
+    """
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(bin_of, minlength=bins)
+    divisor = np.where(count, count, math.nan)
+    sums = (np.bincount(bin_of, weights=values, minlength=bins) for values in (confidence, correct))
+    return CalibrationBins(count, *(values / divisor for values in sums))
+
+
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
+    """Return the expected calibration error (ECE), 0 to 1 (Guo et al. 2017, arXiv 1706.04599).
+
+    That is the mean difference between confidence and accuracy over the bins. With few photos in a bin the two differ
+    by chance: even a well calibrated model has an ECE of about 0.15 with 32 photos, and 0.05 with 400.
+
+    Args:
+        confidence, correct, bins: as `calibration_bins` takes them.
+    """
+    count, mean_confidence, accuracy = calibration_bins(confidence, correct, bins)
+    return np.nansum(count * np.abs(mean_confidence - accuracy)) / len(confidence)
+
+
+class Metric(NamedTuple):
+    """A figure of merit."""
+
+    name: str  # as it is shown
+    format: str  # of its value
+    meaning: str  # in plain words
+    compute: Callable[[Predictions], float]  # its value; nan if the photos cannot tell
+    is_share: bool = False  # of the photos: then the interval is Wilson's
+
+
+METRICS = {  # by their keys in metrics.json
+    "accuracy": Metric(
+        "accuracy",
+        ".1%",
+        "share of the photos given their grade",
+        lambda p: np.mean(p.correct),
+        is_share=True,
+    ),
+    "accuracy_within_1": Metric(
+        "accuracy within 1 grade",
+        ".1%",
+        "share of the photos at most one grade off",
+        lambda p: np.mean(p.error <= 1),
+        is_share=True,
+    ),
+    "accuracy_within_3": Metric(
+        "accuracy within 3 grades",
+        ".1%",
+        "share of the photos at most three grades off",
+        lambda p: np.mean(p.error <= 3),
+        is_share=True,
+    ),
+    "mae": Metric(
+        "MAE, grades",
+        ".2f",
+        "mean absolute error: how many grades a photo is off on average",
+        lambda p: np.mean(p.error),
+    ),
+    "mae_sheldon": Metric(
+        "MAE, Sheldon points",
+        ".2f",
+        "the same in points of the Sheldon scale, 1 to 70",
+        lambda p: np.mean(p.sheldon_error),
+    ),
+    "kappa": Metric(
+        "quadratic weighted kappa",
+        "z.3f",
+        "agreement with the true grades, large errors counting more: 0 is chance, 1 is perfect",
+        lambda p: quadratic_weighted_kappa(p.labels, p.predicted),
+    ),
+    "balanced_accuracy": Metric(
+        "balanced accuracy",
+        ".1%",
+        "accuracy if each grade had as many photos: mean recall over the grades",
+        lambda p: balanced_accuracy(p.labels, p.correct),
+    ),
+    "ece": Metric(
+        "expected calibration error (ECE)",
+        "z.3f",
+        "how far confidence and accuracy differ, 0 to 1",
+        lambda p: expected_calibration_error(p.confidence, p.correct),
+    ),
+}
+
+
+# ---------------------------------------------------------------- scores
+
+
+def score(predictions: Predictions) -> dict[str, float]:
+    """Return the value of each metric, by its key."""
+    return {key: float(metric.compute(predictions)) for key, metric in METRICS.items()}
+
+
+def summarise(predictions: Predictions) -> str:
+    """Return the most important metrics in one line."""
+    shown = {key: f"{value:{METRICS[key].format}}" for key, value in score(predictions).items()}
+    return (
+        f"accuracy {shown['accuracy']} ({predictions.correct.sum()} of {len(predictions.labels)} photos), "
+        f"within 1 grade {shown['accuracy_within_1']}, MAE {shown['mae']} grades"
     )
 
 
@@ -71,42 +206,45 @@ class Estimate(NamedTuple):
     high: float
 
 
-def estimate_score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> dict[str, Estimate]:
-    """Return each value of `score`, which takes the same arguments, but the count, with its interval.
+def estimate_score(predictions: Predictions) -> dict[str, Estimate]:
+    """Return the value of each metric with its interval, by its key.
 
-    Shares of the photos have Wilson's interval. The others have that of a bootstrap over the photos, which cannot tell
-    where all photos are alike, such as all exact. Up to `MAX_BCA_PHOTOS`, it is bias-corrected and accelerated (Efron
-    1987); the time of that grows with the square of their number.
+    A share of the photos has Wilson's interval. The others have that of a bootstrap over the photos. It is nan where
+    all photos are alike, such as all correct. Up to `MAX_BCA_PHOTOS` photos, it is bias-corrected and accelerated
+    (Efron 1987), which takes time in proportion to the square of their number.
     """
-    from scipy.stats import bootstrap  # takes a second that predict.py can save
+    from scipy.stats import bootstrap  # slow to import, and predict.py does not need it
 
-    def values_of(photos: np.ndarray) -> np.ndarray:
-        return np.array(score(probabilities[photos], labels[photos], classes))
+    count = len(predictions.labels)
+    others = {key: metric.compute for key, metric in METRICS.items() if not metric.is_share}
 
-    photos = np.arange(len(labels))
-    ends = np.full((2, len(Score._fields)), math.nan)
-    if len(photos) > 1:
-        with warnings.catch_warnings(action="ignore"):  # about what comes out as nan
+    def compute_others(photos: np.ndarray) -> np.ndarray:
+        selected = predictions.select(photos)
+        return np.array([compute(selected) for compute in others.values()])
+
+    lows = highs = np.full(len(others), math.nan)
+    if count > 1:
+        with warnings.catch_warnings(action="ignore"):  # about what is nan
             result = bootstrap(
-                (photos,),
-                values_of,
+                (np.arange(count),),
+                compute_others,
                 vectorized=False,
                 n_resamples=RESAMPLES,
                 batch=100,
                 confidence_level=CONFIDENCE_LEVEL,
-                method="BCa" if len(photos) <= MAX_BCA_PHOTOS else "percentile",
+                method="BCa" if count <= MAX_BCA_PHOTOS else "percentile",
                 rng=0,
             )
-        ends = np.array(result.confidence_interval)
-    values = np.stack([values_of(photos), *ends], axis=1).tolist()
-    estimates = {name: Estimate(*value) for name, value in zip(Score._fields, values, strict=True)}
-    count = int(estimates.pop("count").value)
-    shares = ("exact", "within_one", "within_three")
-    return estimates | {name: estimate_share(round(estimates[name].value * count), count) for name in shares}
+        lows, highs = result.confidence_interval
+    intervals = dict(zip(others, zip(lows.tolist(), highs.tolist(), strict=True), strict=True))
+    return {
+        key: Estimate(value, *intervals[key]) if key in intervals else estimate_share(round(value * count), count)
+        for key, value in score(predictions).items()
+    }
 
 
 def estimate_share(part: int, whole: int) -> Estimate:
-    """Return the share that `part` is of `whole`, with Wilson's interval."""
+    """Return the share that `part` is of `whole`, with the interval of Wilson 1927."""
     from scipy.stats import binomtest
 
     if not whole:
@@ -142,50 +280,15 @@ def score_grades(confusion: np.ndarray, classes: list[str]) -> dict[str, GradeSc
         confusion: (classes, classes), as `confusion_matrix` returns it.
         classes: the names of the grades.
     """
-    exact, given, true = (counts.tolist() for counts in (confusion.diagonal(), confusion.sum(0), confusion.sum(1)))
+    correct, given, true = (counts.tolist() for counts in (confusion.diagonal(), confusion.sum(0), confusion.sum(1)))
     return {
-        name: GradeScore(estimate_share(exact[i], given[i]), estimate_share(exact[i], true[i]), true[i])
+        name: GradeScore(estimate_share(correct[i], given[i]), estimate_share(correct[i], true[i]), true[i])
         for i, name in enumerate(classes)
     }
 
 
-def uncalibrated(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return what probabilities (N, classes) were before the logits were divided by a temperature."""
-    powers = probabilities**temperature
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
-class CalibrationBins(NamedTuple):
-    """Photos in bins of equal width by their confidence; each is an array (bins,), nan where a bin is empty."""
-
-    count: np.ndarray  # of photos
-    confidence: np.ndarray  # their mean, 0 to 1
-    accuracy: np.ndarray  # share whose grade is right
-
-
-def calibration_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> CalibrationBins:
-    """Return photos in bins by their confidence.
-
-    Args:
-        confidence: (N,), 0 to 1.
-        correct: (N,), whether the grade was right.
-        bins: how many.
-    """
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    count = np.bincount(bin_of, minlength=bins)
-    per_photo = 1 / np.where(count, count, math.nan)
-    sums = (np.bincount(bin_of, weights=values, minlength=bins) for values in (confidence, correct))
-    return CalibrationBins(count, *(values * per_photo for values in sums))
-
-
-def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
-    """Return the expected calibration error, 0 to 1 (Guo et al. 2017, arXiv 1706.04599).
-
-    In each bin, mean confidence and accuracy should be the same. With few photos in a bin chance keeps them apart, so
-    that even a well calibrated model has an error, of about 0.15 with 32 photos and 0.05 with 400.
-
-    Args:
-        confidence, correct, bins: as `calibration_bins` takes them.
-    """
-    count, mean_confidence, accuracy = calibration_bins(confidence, correct, bins)
-    return float(np.nansum(count * np.abs(mean_confidence - accuracy)) / len(confidence))
+def uncalibrated(predictions: Predictions, temperature: float) -> Predictions:
+    """Return predictions as they were before the logits were divided by a temperature."""
+    powers = predictions.probabilities**temperature
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    return predictions._replace(probabilities=probabilities, confidence=probabilities.max(axis=1))

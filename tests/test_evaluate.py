@@ -13,8 +13,9 @@ from PIL import Image
 from coin_classifier_custom import BEST
 from coinkit.cli import UserError
 from coinkit.files import atomic_folder
+from coinkit.metrics import METRICS
 from coinkit.report import FILES, Evaluation, check_report
-from evaluate import find_folder, find_labelled
+from evaluate import find_folder, find_labelled_photos
 
 CLASSES = ["g06", "vf30", "ms65"]
 
@@ -51,12 +52,20 @@ def test_the_report_on_the_test_split(trained, tmp_path):
     assert all(row["predicted"] == max(CLASSES, key=lambda grade: float(row[grade])) for row in rows)
     assert all(f"/{row['true']}/" in row["photo"].replace("\\", "/") for row in rows)
     right = sum(row["true"] == row["predicted"] for row in rows)
-    exact = metrics["score"]["exact"]
-    assert exact["value"] == pytest.approx(right / 9, abs=1e-6) and exact["low"] < exact["value"] <= exact["high"]
+    assert metrics["score"].keys() == METRICS.keys()
+    accuracy, mae = metrics["score"]["accuracy"], metrics["score"]["mae"]
+    assert accuracy["value"] == pytest.approx(right / 9, abs=1e-6)
+    assert accuracy["low"] < accuracy["value"] <= accuracy["high"]
+    assert mae["value"] == pytest.approx(sum(int(row["error, grades"]) for row in rows) / 9, abs=1e-6)
     assert np.trace(metrics["confusion"]) == right
-    assert re.search(rf"^exact +{right / 9:.1%} +\d+\.\d% to \d+\.\d%$", result.stdout, re.MULTILINE)
+    assert re.search(rf"^accuracy +{right / 9:.1%} +\d+\.\d% to \d+\.\d%$", result.stdout, re.MULTILINE)
     for grade in CLASSES:
         assert re.search(rf"^{grade} +3 ", result.stdout, re.MULTILINE)
+    page = (report / "index.html").read_text("utf-8")
+    assert f"accuracy {right / 9:.1%} ({right} of 9 photos), within 1 grade " in page
+    for metric in METRICS.values():
+        assert re.search(rf"^{re.escape(metric.name)} ", result.stdout, re.MULTILINE)
+        assert f">{metric.name}<" in page and f">{metric.meaning}<" in page
 
     assert "Warning" not in result.stderr
 
@@ -113,7 +122,7 @@ def test_several_networks_are_scored_as_their_mean(trained, tmp_path):
     assert_fails(evaluate(trained, "--checkpoint", BEST, tmp_path / "other.pth"), "other.pth", "other grades")
 
 
-def test_photos_that_may_have_been_learned_are_warned_of(trained, tmp_path):
+def test_a_warning_if_the_training_photos_have_changed(trained, tmp_path):
     """A training photo has become a test photo, as by prepare_dataset.py --reshuffle."""
     data = tmp_path / "coin_dataset"
     shutil.copytree(trained / "coin_dataset", data)
@@ -145,15 +154,15 @@ def test_where_photos_are_looked_for(trained, tmp_path, capsys):
         with pytest.raises(UserError, match="no folder"):
             find_folder(data, split)
 
-    split = find_labelled(dataset / "val", ["vf30", "vf30+", "ms65"])
+    split = find_labelled_photos(dataset / "val", ["vf30", "vf30+", "ms65"])
     assert split.labels.tolist() == [2, 2, 2, 0, 0, 0]
     assert "g06" in capsys.readouterr().err
     for photo in ("VF30+/1.jpg", "vf30rb/2.jpg"):
         (tmp_path / photo).parent.mkdir()
         shutil.copy(dataset / "val" / "vf30" / "0.jpg", tmp_path / photo)
-    assert find_labelled(tmp_path, ["vf30", "vf30+"]).labels.tolist() == [1, 0]
+    assert find_labelled_photos(tmp_path, ["vf30", "vf30+"]).labels.tolist() == [1, 0]
     with pytest.raises(UserError, match="no photo in"):
-        find_labelled(tmp_path, ["ms65"])
+        find_labelled_photos(tmp_path, ["ms65"])
 
 
 def test_a_folder_is_whole_or_as_it_was(tmp_path):

@@ -4,61 +4,81 @@ import numpy as np
 import pytest
 
 from coinkit.metrics import (
-    calibration_error,
+    METRICS,
+    Metric,
+    Predictions,
     confusion_matrix,
     estimate_score,
     estimate_share,
+    expected_calibration_error,
     score,
     score_grades,
+    summarise,
     uncalibrated,
 )
 
 GRADES = ["g04", "vf20", "au50", "ms65"]
 
 
-def test_a_score_counts_distances_along_the_scale():
-    result = score(np.eye(4)[[0, 1, 3, 3]], np.array([0, 2, 3, 0]), GRADES)
-    assert (result.count, result.exact, result.within_one, result.within_three) == (4, 0.5, 0.75, 1.0)
-    assert (result.mean_error, result.sheldon_error) == (1.0, (30 + 61) / 4)
-    assert result.balanced_accuracy == pytest.approx((0.5 + 0 + 1) / 3)  # no photo of vf20
-    assert str(result).startswith("50.0% exact (2 of 4 photos), 75.0% within one grade, 1.00 grades off")
+def predict(predicted, labels, classes=GRADES):
+    """Predictions of classes, given by their indices, with full confidence."""
+    return Predictions.from_probabilities(np.eye(len(classes))[predicted], np.array(labels), classes)
+
+
+def test_a_score_counts_errors_along_the_scale():
+    predictions = predict([0, 1, 3, 3], [0, 2, 3, 0])
+    result = score(predictions)
+    assert [result[key] for key in ("accuracy", "accuracy_within_1", "accuracy_within_3")] == [0.5, 0.75, 1.0]
+    assert (result["mae"], result["mae_sheldon"]) == (1.0, (30 + 61) / 4)
+    assert result["balanced_accuracy"] == pytest.approx((0.5 + 0 + 1) / 3)  # no photo of vf20
+    assert summarise(predictions) == "accuracy 50.0% (2 of 4 photos), within 1 grade 75.0%, MAE 1.00 grades"
+
+
+def test_a_metric_is_added_by_an_entry(monkeypatch):
+    largest = Metric("largest error", ".0f", "grades", lambda predictions: predictions.error.max())
+    monkeypatch.setitem(METRICS, "largest_error", largest)
+    predictions = predict([0, 1, 3, 3], [0, 2, 3, 0])
+    assert score(predictions)["largest_error"] == estimate_score(predictions)["largest_error"].value == 3
 
 
 def test_kappa_knows_chance_and_distance():
-    labels = np.array([0, 1, 2, 3])
+    labels = [0, 1, 2, 3]
     perfect, near, far = (
-        score(np.eye(4)[choice], labels, GRADES).kappa for choice in ([0, 1, 2, 3], [0, 1, 2, 2], [3, 1, 2, 3])
+        score(predict(predicted, labels))["kappa"] for predicted in ([0, 1, 2, 3], [0, 1, 2, 2], [3, 1, 2, 3])
     )
     assert perfect == 1 and near > far
-    assert score(np.eye(4)[[2, 2, 2, 2]], labels, GRADES).kappa == 0
+    assert score(predict([2, 2, 2, 2], labels))["kappa"] == 0
 
 
 def test_grades_that_are_not_on_the_scale_have_no_points():
-    assert math.isnan(score(np.eye(2), np.array([0, 1]), ["details", "ms65"]).sheldon_error)
+    assert math.isnan(score(predict([0, 1], [0, 1], ["details", "ms65"]))["mae_sheldon"])
 
 
 def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy():
-    assert calibration_error(np.array([0.75] * 4), np.array([True, True, True, False])) == 0
-    assert calibration_error(np.array([1.0, 1.0]), np.array([True, False])) == 0.5
-    both = calibration_error(np.array([0.2, 0.2, 0.9, 0.9]), np.array([True, False, True, True]))
+    assert expected_calibration_error(np.array([0.75] * 4), np.array([True, True, True, False])) == 0
+    assert expected_calibration_error(np.array([1.0, 1.0]), np.array([True, False])) == 0.5
+    both = expected_calibration_error(np.array([0.2, 0.2, 0.9, 0.9]), np.array([True, False, True, True]))
     assert both == pytest.approx((0.3 * 2 + 0.1 * 2) / 4)
 
 
 def make_predictions(count, seed=0):
-    """Random probabilities (N, 4), and labels that are as likely as these say."""
+    """Predictions with random probabilities, and labels that are as likely as these say."""
     rng = np.random.default_rng(seed)
     probabilities = rng.dirichlet(np.full(4, 0.3), count)
-    return probabilities, np.array([rng.choice(4, p=row) for row in probabilities])
+    labels = np.array([rng.choice(4, p=row) for row in probabilities])
+    return Predictions.from_probabilities(probabilities, labels, GRADES)
 
 
 def test_what_is_computed_here_is_what_scikit_learn_computes():
     from sklearn import metrics
 
-    probabilities, labels = make_predictions(200)
-    predicted = probabilities.argmax(axis=1)
-    result, confusion = score(probabilities, labels, GRADES), confusion_matrix(predicted, labels, 4)
-    assert result.kappa == pytest.approx(metrics.cohen_kappa_score(labels, predicted, weights="quadratic"))
-    assert result.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(labels, predicted))
+    predictions = make_predictions(200)
+    labels, predicted = predictions.labels, predictions.predicted
+    result, confusion = score(predictions), confusion_matrix(predicted, labels, 4)
+    assert result["accuracy"] == pytest.approx(metrics.accuracy_score(labels, predicted))
+    assert result["mae"] == pytest.approx(metrics.mean_absolute_error(labels, predicted))
+    assert result["kappa"] == pytest.approx(metrics.cohen_kappa_score(labels, predicted, weights="quadratic"))
+    assert result["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(labels, predicted))
     assert (confusion == metrics.confusion_matrix(labels, predicted)).all()
     precision, recall, _, counts = metrics.precision_recall_fscore_support(labels, predicted)
     grades = score_grades(confusion, GRADES).values()
@@ -75,8 +95,8 @@ def test_the_interval_of_a_share_is_wilsons():
 
 
 def test_intervals_hold_the_value_and_shrink_with_more_photos():
-    few, many = (estimate_score(*make_predictions(count), GRADES) for count in (30, 600))
-    assert few == estimate_score(*make_predictions(30), GRADES)
+    few, many = (estimate_score(make_predictions(count)) for count in (30, 600))
+    assert few == estimate_score(make_predictions(30))
     for name in few:
         for estimates in (few, many):
             assert estimates[name].low <= estimates[name].value <= estimates[name].high
@@ -85,23 +105,27 @@ def test_intervals_hold_the_value_and_shrink_with_more_photos():
 
 
 def test_intervals_of_more_photos_than_are_corrected_are_near_to_the_corrected_ones(monkeypatch):
-    corrected = estimate_score(*make_predictions(600), GRADES)
+    corrected = estimate_score(make_predictions(600))
     monkeypatch.setattr("coinkit.metrics.MAX_BCA_PHOTOS", 599)
-    percentiles = estimate_score(*make_predictions(600), GRADES)
+    percentiles = estimate_score(make_predictions(600))
     assert percentiles != corrected
-    for name in ("mean_error", "sheldon_error", "kappa", "balanced_accuracy"):
+    for name in ("mae", "mae_sheldon", "kappa", "balanced_accuracy"):
         assert percentiles[name] == pytest.approx(corrected[name], rel=0.02)
 
 
 def test_what_few_photos_cannot_tell_has_no_interval():
     for count in (1, 3):
-        estimates = estimate_score(np.eye(4)[:count], np.arange(count), GRADES)
-        assert estimates["mean_error"].value == 0 and math.isnan(estimates["mean_error"].low)
-        assert estimates["exact"].low < 0.5 and estimates["exact"].high == 1
-    assert math.isnan(score(np.eye(4)[:1], np.array([0]), GRADES).kappa)
+        estimates = estimate_score(predict(range(count), range(count)))
+        assert estimates["mae"].value == 0 and math.isnan(estimates["mae"].low)
+        assert estimates["accuracy"].low < 0.5 and estimates["accuracy"].high == 1
+    assert math.isnan(score(predict([0], [0]))["kappa"])
 
 
 def test_a_temperature_can_be_taken_out_of_probabilities():
     logits = np.array([[2.0, -1.0, 0.5, 0.0]])
-    raw, calibrated = (np.exp(values) / np.exp(values).sum() for values in (logits, logits / 0.4))
-    assert uncalibrated(calibrated, 0.4) == pytest.approx(raw)
+    raw, calibrated = (
+        Predictions.from_probabilities(np.exp(values) / np.exp(values).sum(), np.array([0]), GRADES)
+        for values in (logits, logits / 0.4)
+    )
+    assert uncalibrated(calibrated, 0.4).probabilities == pytest.approx(raw.probabilities)
+    assert uncalibrated(calibrated, 0.4).confidence == pytest.approx(raw.confidence)
