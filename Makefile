@@ -31,7 +31,7 @@ demo: .venv/user
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/dev: .venv/user requirements-dev.txt
+.venv/dev: .venv/user requirements-dev.txt requirements-export.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 

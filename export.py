@@ -1,15 +1,17 @@
-"""Take a trained model elsewhere: coin_classifier_custom_best.pth -> coin_classifier.onnx
+"""Export a trained network, for use elsewhere: coin_classifier_custom_best.pth -> coin_classifier.onnx
 
-    python export.py                                    for ONNX Runtime, without PyTorch; the README shows how
-    python export.py --precision fp16                   in half the size; int8: FC layers in a quarter
-    python export.py --weights-only                     coin_classifier.pth, for predict.py: without what training needs
-    python export.py --weights-only --precision fp16    that in half the size
+    python export.py                                    ONNX: ONNX Runtime grades photos with it, without PyTorch
+    python export.py --precision fp16                   ONNX, half the size; int8: a quarter for the FC layers
+    python export.py --weights-only                     coin_classifier.pth: predict.py reads it; no optimizer state
+    python export.py --weights-only --precision fp16    the same, half the size
 
-The exported model grades photos of the test split before its file takes its place. If it does not give the
-probabilities that the checkpoint gives, nothing is written; with a smaller precision, it says what that costs.
+ONNX needs more packages: pip install -r requirements-export.txt. Photos of the test split are graded to compare the
+exported model with the checkpoint. If their probabilities differ, nothing is written. With --precision fp16 or int8, a
+difference is to be expected, and is printed.
 """
 
 import argparse
+import importlib
 import json
 import logging
 from collections.abc import Callable
@@ -33,14 +35,15 @@ ONNX = Path("coin_classifier.onnx")
 WEIGHTS = Path("coin_classifier.pth")
 PHOTOS = DATASET / "test"
 
-MAX_DIFFERENCE = 1e-4  # of a probability, between the checkpoint and what is exported in fp32
-MAX_PHOTOS = 200  # to check it on, spread over all grades
-MAX_ONNX_BYTES = 2**31  # of a file in ONNX's format, Protocol Buffers
-SHARED = {*NEEDED_TO_PREDICT, "format_version", "best_val_acc"}  # keys of a checkpoint that is to be shared
+MAX_DIFFERENCE = 1e-4  # of a probability, between the checkpoint and a model exported in fp32
+MAX_PHOTOS = 200  # graded for the comparison, spread over all grades
+MAX_ONNX_BYTES = 2**31  # an ONNX file is a Protocol Buffers message, which cannot be larger
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # those of requirements-export.txt
+SHARED_KEYS = {*NEEDED_TO_PREDICT, "format_version", "best_val_acc"}  # of a checkpoint, with --weights-only
 
 
 class Grader(nn.Module):
-    """A network with what comes before and after it: from pixels as Pillow gives them to calibrated probabilities."""
+    """A network with its preprocessing and its temperature: from pixels to calibrated probabilities."""
 
     def __init__(self, checkpoint: dict, path: Path):
         super().__init__()
@@ -55,7 +58,7 @@ class Grader(nn.Module):
 
 
 class Check(NamedTuple):
-    """Photos, and how the checkpoint grades them."""
+    """Photos, and the probabilities that the checkpoint gives them."""
 
     photos: Tensor  # (N, H, W, 3), RGB, uint8
     labels: np.ndarray  # (N,), the indices of the true classes
@@ -65,6 +68,8 @@ class Check(NamedTuple):
 def main() -> None:
     """Run the command."""
     args = parse_arguments()
+    if not args.weights_only:
+        require_onnx_packages()
     checkpoint = load_checkpoint(args.checkpoint)
     grader = Grader(checkpoint, args.checkpoint)
     photos, labels = read_photos(args.photos, checkpoint["classes"], grader.model)
@@ -72,10 +77,10 @@ def main() -> None:
 
     with atomic_write(args.output) as partial:
         if args.weights_only:
-            save_tensors({key: checkpoint[key] for key in SHARED if key in checkpoint}, partial)
+            save_tensors({key: checkpoint[key] for key in SHARED_KEYS if key in checkpoint}, partial)
         else:
             save_onnx(grader, checkpoint, partial)
-        print(f"Checked on {len(photos)} photos of {args.photos}:")
+        print(f"Compared on {len(photos)} photos of {args.photos}:")
         print_result("checkpoint", args.checkpoint, check.probabilities, check)
         difference = print_result("fp32", partial, grade_all(open_grader(partial, args.weights_only), photos), check)
         if not difference <= MAX_DIFFERENCE:
@@ -85,7 +90,7 @@ def main() -> None:
             shrink(partial, args.precision)
             smaller = grade_all(open_grader(partial, args.weights_only), photos)
             if np.isnan(print_result(args.precision, partial, smaller, check)):
-                raise UserError(f"some numbers are too large for {args.precision}, so the model was not written.")
+                raise UserError(f"some weights are too large for {args.precision}, so the model was not written.")
     print(f"\nThe model is in {args.output}.", end="")
     print(f" Next: python predict.py --checkpoint {args.output} photo.jpg" if args.weights_only else "")
 
@@ -94,37 +99,51 @@ def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line, checked."""
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    add("--checkpoint", type=Path, default=Path(BEST), help="trained by coin_classifier_custom.py")
+    add("--checkpoint", type=Path, default=Path(BEST), help="the trained network")
     add("--output", type=Path, help=f"file to write (default: {ONNX}, or {WEIGHTS} with --weights-only)")
-    add("--photos", type=Path, default=PHOTOS, help=f"folder of <grade>/ folders; {MAX_PHOTOS} of them are graded")
-    add("--weights-only", action="store_true", help="write a checkpoint that predicts, and cannot be resumed")
-    add("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of the weights; int8: of FC layers only")
+    photos_help = f"folder of <grade>/ folders; up to {MAX_PHOTOS} photos are graded for the comparison"
+    add("--photos", type=Path, default=PHOTOS, help=photos_help)
+    add("--weights-only", action="store_true", help="write a checkpoint without optimizer state, for predict.py")
+    add("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of the weights; int8: FC layers only")
     args = parser.parse_args()
     args.output = args.output or (WEIGHTS if args.weights_only else ONNX)
     if args.weights_only and args.precision == "int8":
         parser.error("--weights-only goes with --precision fp32 or fp16")
     suffix = WEIGHTS.suffix if args.weights_only else ONNX.suffix
-    if args.output.suffix.lower() != suffix:  # it might be a photo, to be written over
+    if args.output.suffix.lower() != suffix:  # a photo, for example, which would be overwritten
         parser.error(f"--output: give a name that ends in {suffix}")
     if args.output.resolve() == args.checkpoint.resolve():
         parser.error("--output would replace the checkpoint: give it another name")
     return args
 
 
+def require_onnx_packages() -> None:
+    """Make sure that the packages for ONNX can be imported.
+
+    Raises:
+        UserError: one cannot.
+    """
+    try:
+        for package in ONNX_PACKAGES:
+            importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(f"ONNX needs more packages: pip install -r requirements-export.txt ({error})") from None
+
+
 # ---------------------------------------------------------------- writing
 
 
 def save_onnx(grader: Grader, checkpoint: dict, path: Path) -> None:
-    """Write an ONNX model: "photos" (N, H, W, 3), RGB, uint8, to "probabilities" (N, classes).
+    """Write an ONNX model whose input is "photos" (N, H, W, 3), RGB, uint8; its output is "probabilities" (N, classes).
 
     Raises:
-        UserError: it is too large for a file.
+        UserError: it is too large for an ONNX file.
     """
     import onnxscript
 
     model = grader.model
     if sum(tensor.nbytes for tensor in grader.state_dict().values()) >= MAX_ONNX_BYTES:
-        raise UserError("an ONNX file holds at most 2 GB, and this network is larger: share it by --weights-only.")
+        raise UserError("an ONNX file holds at most 2 GB, and this network is larger: use --weights-only.")
     program = torch.onnx.export(
         grader,
         (torch.zeros(2, model.image_height, model.image_width, 3, dtype=torch.uint8),),
@@ -134,7 +153,7 @@ def save_onnx(grader: Grader, checkpoint: dict, path: Path) -> None:
         dynamo=True,
         verbose=False,
     )
-    # Standardise the weights of convolutions once and for all, and not each time that the model is loaded.
+    # Standardise the weights of convolutions now, not each time the model is loaded.
     onnxscript.optimizer.fold_constants(
         program.model, input_size_limit=MAX_ONNX_BYTES, output_size_limit=MAX_ONNX_BYTES
     )
@@ -142,19 +161,19 @@ def save_onnx(grader: Grader, checkpoint: dict, path: Path) -> None:
         "image_width": model.image_width,
         "image_height": model.image_height,
         "pixels": "RGB, 0 to 255, (N, height, width, 3)",
-        "mean": MEAN,  # these three are part of the model already
+        "mean": MEAN,  # mean, std and temperature are for information: the model applies them itself
         "std": STD,
         "temperature": grader.temperature,
     }
     for node in program.model.graph:
-        node.metadata_props.clear()  # where in which file of this computer its code is
+        node.metadata_props.clear()  # paths of source files on this computer
     values = {"classes": checkpoint["classes"], **preprocessing}
     program.model.metadata_props.update({name: json.dumps(value) for name, value in values.items()})
     program.save(path, external_data=False)
 
 
 def shrink_onnx(path: Path, precision: str) -> None:
-    """Turn an ONNX model into one in fp16, or one whose fully connected layers, most of its size, have int8 weights."""
+    """Convert an ONNX model to fp16, or the weights of its fully connected layers, most of its size, to int8."""
     if precision == "fp16":
         import onnx
         from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -163,13 +182,13 @@ def shrink_onnx(path: Path, precision: str) -> None:
     else:
         from onnxruntime.quantization import quantize_dynamic
 
-        logging.disable(logging.WARNING)  # it asks for preparations that change nothing here
-        # In int8, ONNX Runtime's convolutions take several times as long on a CPU.
+        logging.disable(logging.WARNING)  # it recommends a preprocessing that changes nothing here
+        # Convolutions stay in fp32: in int8, ONNX Runtime takes several times as long for them on a CPU.
         quantize_dynamic(path, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
 
 
 def shrink_weights(path: Path, precision: str) -> None:
-    """Store a checkpoint's weights in fp16; `build_model` turns them back into fp32."""
+    """Convert a checkpoint's weights to fp16; `build_model` converts them back to fp32."""
     checkpoint = load_checkpoint(path, mmap=False)
     state = checkpoint["model_state_dict"]
     checkpoint["model_state_dict"] = {
@@ -178,7 +197,7 @@ def shrink_weights(path: Path, precision: str) -> None:
     save_tensors(checkpoint, path)
 
 
-# ---------------------------------------------------------------- checking
+# ---------------------------------------------------------------- comparing
 
 
 def read_photos(folder: Path, classes: list[str], model: nn.Module) -> tuple[Tensor, np.ndarray]:
@@ -190,7 +209,7 @@ def read_photos(folder: Path, classes: list[str], model: nn.Module) -> tuple[Ten
     split = find_split(folder, classes)
     if not len(split.paths):
         raise UserError(
-            f"no photos in {folder}/<grade>/ to check the model on: name a folder that has some by --photos."
+            f"no photos in {folder}/<grade>/ to compare the models on: name a folder that has some with --photos."
         )
     count = min(len(split.paths), MAX_PHOTOS)
     chosen = torch.arange(count) * len(split.paths) // count
@@ -201,7 +220,7 @@ def read_photos(folder: Path, classes: list[str], model: nn.Module) -> tuple[Ten
 
 
 def open_grader(path: Path, weights_only: bool) -> Callable[[Tensor], Tensor]:
-    """Return what grades photos as `Grader` does, with the model in a file that was just written."""
+    """Return a function that grades photos as `Grader` does, with the model in a file that was just written."""
     if weights_only:
         return Grader(load_checkpoint(path, mmap=False), path)
     import onnxruntime
@@ -212,16 +231,18 @@ def open_grader(path: Path, weights_only: bool) -> Callable[[Tensor], Tensor]:
 
 @torch.inference_mode()
 def grade_all(grade: Callable[[Tensor], Tensor], photos: Tensor) -> np.ndarray:
-    """Return the probabilities of photos, (N, classes), a few photos at a time."""
+    """Return the probabilities of photos, (N, classes), computed in batches."""
     return torch.cat([grade(batch) for batch in photos.split(BATCH_SIZE)]).numpy()
 
 
 def print_result(name: str, path: Path, probabilities: np.ndarray, check: Check) -> float:
-    """Print size, accuracy and the largest difference in probability from the checkpoint, and return the difference."""
+    """Print size, accuracy and the largest difference of a probability from the checkpoint's, and return the latter."""
     difference = np.abs(probabilities - check.probabilities).max()
-    exact = np.mean(probabilities.argmax(axis=1) == check.labels)
+    accuracy = np.mean(probabilities.argmax(axis=1) == check.labels)
     megabytes = path.stat().st_size / 1e6
-    print(f"  {name:10} {megabytes:7.1f} MB   {exact:6.1%} exact   probabilities differ by up to {difference:.2g}")
+    print(
+        f"  {name:10} {megabytes:7.1f} MB   accuracy {accuracy:6.1%}   probabilities differ by up to {difference:.2g}"
+    )
     return difference
 
 

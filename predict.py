@@ -1,14 +1,14 @@
 """Grade coins from photos with a trained network: photo.jpg -> its grade, the confidence, and the top 3
 
     python predict.py photo.jpg
-    python predict.py photo.jpg --heatmap why.png           where the network saw what speaks for the grade
+    python predict.py photo.jpg --heatmap why.png           and a heatmap of what spoke for the grade
     python predict.py photos/ "more/*.jpg"                  folders and patterns: a line for each photo
     python predict.py photos/ --csv grades.csv              the same, and a table
     python predict.py photos/ --json > grades.jsonl         a line of JSON for each photo
     python predict.py photo.jpg --checkpoint a.pth b.pth    the mean of several networks
 
-A note says where a photo is not like that of a coin (not 2:1, small, blank) and, with --min-confidence, where the
-network is unsure. A photo that cannot be read is named, the others are graded all the same, and the exit status is 1.
+A note marks a photo that does not look like one of a coin (not 2:1, small, blank) and, with --min-confidence, a grade
+that the network is unsure of. A photo that cannot be read is named and left out, and the exit status is then 1.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -45,15 +45,15 @@ HEATMAP_WIDTH = 1024  # pixels
 
 
 class Prediction(NamedTuple):
-    """What there is to say of a photo."""
+    """The grade of one photo; the format_ functions below write it."""
 
     photo: Path
-    top: list[tuple[str, float]]  # grades and their probabilities, the likeliest first
-    note: str
+    top: list[tuple[str, float]]  # the likeliest grades and their probabilities, the likeliest first
+    note: str  # "" if there is nothing to note
 
 
 def main() -> int:
-    """Run the command; the exit status is 1 if a photo could not be read."""
+    """Run the command. The exit status is 1 if a photo could not be read."""
     args = parse_arguments()
     paths = find_inputs(args.photos)
     heatmap_of = name_heatmaps(args.heatmap, paths) if args.heatmap else {}
@@ -61,16 +61,15 @@ def main() -> int:
     networks, classes = load_networks(args.checkpoint, device)
     top_k = min(args.top_k, len(classes))
     if args.json:
-        describe = format_json
+        format_prediction = format_json
     elif len(paths) == 1:
-        describe = format_text
+        format_prediction = format_text
     else:
-        describe = partial(
-            format_line, width=max(len(printable(path)) for path in paths), grade_width=max(map(len, classes))
-        )
+        width, grade_width = max(len(printable(path)) for path in paths), max(map(len, classes))
+        format_prediction = partial(format_line, width=width, grade_width=grade_width)
 
     unread = 0
-    with csv_table(args.csv, top_k) as table:
+    with csv_table(args.csv, top_k) if args.csv else nullcontext() as table:
         graded = grade_photos(networks, paths, args.tta, device)
         for path, result in tqdm(graded, total=len(paths), unit="photo", leave=False, disable=len(paths) == 1 or None):
             if isinstance(result, PhotoError):
@@ -78,41 +77,36 @@ def main() -> int:
                 unread += 1
                 continue
             probabilities, notes = result
-            confidences, indices = (values.tolist() for values in probabilities.topk(top_k))
+            confidences, labels = (values.tolist() for values in probabilities.topk(top_k))
             if confidences[0] < args.min_confidence:
                 notes.append("unsure")
-            top = [(classes[index], round(value, 6)) for index, value in zip(indices, confidences, strict=True)]
-            verdict = Prediction(path, top, ", ".join(notes))
-            tqdm.write(describe(verdict))
+            top = [(classes[label], round(value, 6)) for label, value in zip(labels, confidences, strict=True)]
+            prediction = Prediction(path, top, ", ".join(notes))
+            tqdm.write(format_prediction(prediction))
             if table:
-                table.writerow(format_row(verdict))
-            if heatmap_of:
-                write_heatmap(networks[0].model, path, indices[0], heatmap_of[path], device)
+                table.writerow(format_row(prediction))
+            if args.heatmap:
+                write_heatmap(networks[0].model, path, labels[0], heatmap_of[path], device)
     return 1 if unread else 0
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Return the options of the command line, checked."""
+    """Return the options of the command line, checked. To add one, add it here and use it in `main`."""
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("photos", nargs="*", metavar="PHOTO", help="files, folders of photos, or patterns such as 'photos/*.jpg'")
-    add(
-        "--checkpoint",
-        nargs="+",
-        default=[BEST],
-        metavar="FILE.pth",
-        help="trained by coin_classifier_custom.py; of several, the mean is taken",
-    )
-    add("--tta", action="store_true", help=f"see each photo {1 + len(TTA_VIEWS)} times, turned and shifted a little")
-    add("--top-k", type=int, default=TOP_K, help="how many grades to name")
-    add("--min-confidence", type=float, default=0, metavar="SHARE", help="below this, 0 to 1, a note says unsure")
+    checkpoint_help = "of one network, or of several to average"
+    add("--checkpoint", nargs="+", default=[BEST], metavar="FILE.pth", help=checkpoint_help)
+    add("--tta", action="store_true", help=f"average over {1 + len(TTA_VIEWS)} views: turned and shifted a little")
+    add("--top-k", type=int, default=TOP_K, help="how many grades to show")
+    add("--min-confidence", type=float, default=0, metavar="SHARE", help="below this, 0 to 1, the note says unsure")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--json", action="store_true", help="print a line of JSON for each photo")
     add("--csv", type=Path, metavar="FILE.csv", help="write a table with a row for each photo")
-    add("--heatmap", type=Path, metavar="FILE.png", help="picture of what decided; for several photos, a folder")
+    add("--heatmap", type=Path, metavar="FILE.png", help="picture of what spoke for the grade; many photos: a folder")
     args = parser.parse_args()
 
-    # After --checkpoint, only the names tell where the checkpoints end and the photos begin.
+    # argparse takes photos that follow --checkpoint for checkpoints; only the suffix tells them apart.
     first, *more = args.checkpoint
     args.checkpoint = [Path(first), *(Path(name) for name in more if name.endswith(".pth"))]
     args.photos += [name for name in more if not name.endswith(".pth")]
@@ -121,17 +115,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.check_minimum(args, 1, "top_k")
     if not 0 <= args.min_confidence <= 1:
         parser.error("--min-confidence must be between 0 and 1")
-    if args.csv and args.csv.suffix.lower() != ".csv":  # it might be a photo, to be written over
+    if args.csv and args.csv.suffix.lower() != ".csv":  # a photo, for example, which would be overwritten
         parser.error("--csv: give a name that ends in .csv")
     if args.heatmap and args.heatmap.suffix.lower() in SUFFIXES - {".png"}:
         parser.error("--heatmap: give a name that ends in .png, or a folder")
     if args.heatmap and len(args.checkpoint) > 1:
-        parser.error("--heatmap shows what one network saw: give one --checkpoint")
+        parser.error("--heatmap is of one network: give one --checkpoint")
     return args
 
 
 def find_inputs(names: list[str]) -> list[Path]:
-    """Return the photos that files, folders and patterns name, each once."""
+    """Return the photos that names of files, folders and patterns stand for, each once."""
     paths = []
     for name in names:
         path = Path(name)
@@ -139,14 +133,16 @@ def find_inputs(names: list[str]) -> list[Path]:
             found = find_photos(path, recursive=True)
         elif os.path.exists(name) or not glob.has_magic(name):
             found = [path]
-        else:  # a pattern that no shell has replaced
+        else:  # a pattern that the shell has not expanded
             found = sorted(Path(match) for match in glob.glob(name, recursive=True))
-        paths += found or [path]  # what names no photo is told later, among those that cannot be read
+        paths += found or [path]  # without a match, it is reported later as a photo that cannot be read
     return list(dict.fromkeys(paths))
 
 
 def name_heatmaps(target: Path, paths: list[Path]) -> dict[Path, Path]:
-    """Return the file for each photo's heatmap: the target, or one in it that lies there as the photo does in its own.
+    """Return where to write the heatmap of each photo.
+
+    That is the target if it is a PNG file. Otherwise the target is a folder, with subfolders like those of the photos.
 
     Raises:
         UserError: the target is one file for several photos, or a heatmap would replace a photo.
@@ -160,7 +156,7 @@ def name_heatmaps(target: Path, paths: list[Path]) -> dict[Path, Path]:
         try:
             root = os.path.commonpath([photo.parent for photo in photos])
         except ValueError:
-            raise UserError("--heatmap: the photos are on several drives; take them one drive at a time.") from None
+            raise UserError("--heatmap: the photos are on several drives; grade one drive at a time.") from None
         files = [target / f"{photo.relative_to(root)}.png" for photo in photos]
     if replaced := {Path(os.path.abspath(file)) for file in files} & set(photos):
         raise UserError(f"--heatmap would replace the photo {replaced.pop()}: name another file or folder.")
@@ -184,40 +180,38 @@ def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network
     return networks, classes
 
 
-def format_text(verdict: Prediction) -> str:
-    """Return what is said of one photo to people."""
-    grade, confidence = verdict.top[0]
+def format_text(prediction: Prediction) -> str:
+    """Return the text for a single photo."""
+    grade, confidence = prediction.top[0]
     lines = [f"Predicted Grade: {grade}", f"Confidence: {confidence:.2%}", ""]
-    lines += [f"Top {len(verdict.top)} Prediction{'s' if len(verdict.top) > 1 else ''}:"]
-    lines += [f"  {grade}: {confidence:.2%}" for grade, confidence in verdict.top]
-    return "\n".join(lines + (["", f"Note: {verdict.note}"] if verdict.note else []))
+    lines += [f"Top {len(prediction.top)} Prediction{'s' if len(prediction.top) > 1 else ''}:"]
+    lines += [f"  {grade}: {confidence:.2%}" for grade, confidence in prediction.top]
+    return "\n".join(lines + (["", f"Note: {prediction.note}"] if prediction.note else []))
 
 
-def format_line(verdict: Prediction, width: int, grade_width: int) -> str:
-    """Return what is said of one of many photos to people; its path and grade get columns of these widths."""
-    grade, confidence = verdict.top[0]
-    return f"{printable(verdict.photo):{width}}  {grade:{grade_width}}  {confidence:7.2%}  {verdict.note}".rstrip()
+def format_line(prediction: Prediction, width: int, grade_width: int) -> str:
+    """Return the line for one of many photos; its path and grade are padded to these widths."""
+    grade, confidence = prediction.top[0]
+    line = f"{printable(prediction.photo):{width}}  {grade:{grade_width}}  {confidence:7.2%}  {prediction.note}"
+    return line.rstrip()
 
 
-def format_json(verdict: Prediction) -> str:
-    """Return what is said of a photo to programs."""
-    grades = [{"grade": grade, "confidence": confidence} for grade, confidence in verdict.top]
-    return json.dumps({"photo": str(verdict.photo), **grades[0], "note": verdict.note, "top": grades})
+def format_json(prediction: Prediction) -> str:
+    """Return a line of JSON (--json)."""
+    grades = [{"grade": grade, "confidence": confidence} for grade, confidence in prediction.top]
+    return json.dumps({"photo": str(prediction.photo), **grades[0], "note": prediction.note, "top": grades})
 
 
-def format_row(verdict: Prediction) -> list:
-    """Return what is said of a photo to spreadsheets."""
-    best, *others = verdict.top
-    return [verdict.photo, *best, verdict.note, *chain(*others)]
+def format_row(prediction: Prediction) -> list:
+    """Return a row for `csv_table` (--csv)."""
+    best, *others = prediction.top
+    return [prediction.photo, *best, prediction.note, *chain(*others)]
 
 
 @contextmanager
-def csv_table(path: Path | None, top_k: int) -> Iterator[Any]:
-    """Yield a CSV writer for `format_row`, whose file is there at the end; None without a path."""
-    if path is None:
-        yield None
-        return
-    # Names of files that are not valid Unicode stay as they are.
+def csv_table(path: Path, top_k: int) -> Iterator[Any]:
+    """Yield a CSV writer for rows of `format_row`; the file is there only when all rows are."""
+    # surrogateescape: names of files that are not valid Unicode are written as they are.
     with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file)
         others = [f"{column}_{rank}" for rank in range(2, top_k + 1) for column in ("grade", "confidence")]
@@ -225,16 +219,16 @@ def csv_table(path: Path | None, top_k: int) -> Iterator[Any]:
         yield table
 
 
-def write_heatmap(model: nn.Module, path: Path, grade: int, target: Path, device: torch.device) -> None:
-    """Write the photo as a PNG file, with what speaks for a grade, an index into the classes, laid over it."""
+def write_heatmap(model: nn.Module, path: Path, label: int, target: Path, device: torch.device) -> None:
+    """Write a photo as a PNG file, under a heatmap of what speaks for a grade, given by its index in the classes."""
     from coinkit.figures import overlay
     from coinkit.heatmaps import heatmaps
 
-    seen = to_tensor(open_photo(path, model.image_width, model.image_height)[0])
-    heat = heatmaps(model, normalise(seen[None].to(device)), torch.tensor([grade], device=device))
+    photo = to_tensor(open_photo(path, model.image_width, model.image_height)[0])
+    heatmap = heatmaps(model, normalise(photo[None].to(device)), torch.tensor([label], device=device))
     height = HEATMAP_WIDTH * model.image_height // model.image_width
-    heat = F.interpolate(heat[None], (height, HEATMAP_WIDTH), mode="bilinear")[0, 0].cpu().numpy()
-    picture = overlay(np.asarray(open_photo(path, HEATMAP_WIDTH, height)[0]), heat)
+    heatmap = F.interpolate(heatmap[None], (height, HEATMAP_WIDTH), mode="bilinear")[0, 0].cpu().numpy()
+    picture = overlay(np.asarray(open_photo(path, HEATMAP_WIDTH, height)[0]), heatmap)
     with atomic_write(target) as part:
         Image.fromarray(picture).save(part, "PNG")
 

@@ -1,13 +1,13 @@
-"""What the recipe is worth on real coins: train it, and it without each of its parts, and score all on the test split
+"""Accuracy on real coins: train the recipe, and the recipe without each of its parts, and score the test split
 
-    python -m benchmarks.accuracy --coins ../coins/morgan        the rows that accuracy.jsonl lacks, then the table
+    python -m benchmarks.accuracy --coins ../coins/morgan        the rows that accuracy.jsonl lacks, then the tables
     python -m benchmarks.accuracy --coins ../coins/morgan --scale small --rows ours guide --tasks 5 --seeds 0
-    python -m benchmarks.accuracy --table                        only the table of what is there
+    python -m benchmarks.accuracy --table                        only the tables of what accuracy.jsonl has
 
-The coins lie in a folder for each grade: COINS/<grade>/*.jpg. A row of the table is trained for every task (5 classes
-or each grade by itself) and seed; the seed is that of prepare_dataset.py and of the training. All choices are made on
-the validation split, and the test split is looked at once, at the end of a run. Each result is a line of accuracy.jsonl
-as soon as it is there; a run that was interrupted goes on where it was.
+The photos are in a folder for each grade: COINS/<grade>/*.jpg. Each row of the table is trained for each task (5
+classes, or 27: every grade is a class) and each seed, which prepare_dataset.py and the training share. Choices are made
+on the validation split; the test split is scored once, at the end of a run. Each result is added to accuracy.jsonl as
+soon as it is there. After an interruption, the same command goes on.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from coinkit.dataset import Split, find_split
 from coinkit.devices import find_device
 from coinkit.grades import sheldon_number
 from coinkit.inference import Network
-from coinkit.metrics import score
+from coinkit.metrics import METRICS, score
 from coinkit.report import evaluate
 
 HERE = Path(__file__).resolve().parent
@@ -66,7 +66,7 @@ def half_of_training(folder: Path, classes: list[str]) -> Split:
     return Split(list(split.paths)[::2] * 2, split.labels[::2].repeat(2))
 
 
-# What is put in the place of a part of the recipe: module, name, replacement
+# Changes to the recipe: module, name in it, what replaces it
 PLAIN_CONVOLUTIONS = (coin, "StandardisedConv2d", lambda *args, bias, **options: nn.Conv2d(*args, **options))
 NO_WEIGHT_STANDARDISATION = (coin, "StandardisedConv2d", nn.Conv2d)
 NO_GROUP_NORM = (nn, "GroupNorm", lambda groups, channels: nn.Identity())
@@ -91,8 +91,8 @@ class Row(NamedTuple):
     """What is trained for a row of the table."""
 
     flags: str = ""  # of the training
-    changes: Sequence[tuple] = ()  # of modules, before it runs
-    networks: Sequence[str] = ("",)  # more flags of each, trained with another seed; their mean is scored
+    changes: Sequence[tuple] = ()  # to the recipe
+    networks: Sequence[str] = ("",)  # further flags of each network; with several, their mean is scored
 
 
 ROWS = {
@@ -129,8 +129,8 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=single, metavar="ROW", help=rows_help)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
-    parser.add_argument("--jobs", type=int, default=usable_cores(), help="runs at once, which share the cores")
-    parser.add_argument("--table", action="store_true", help="run nothing")
+    parser.add_argument("--jobs", type=int, default=usable_cores(), help="how many to train at once, sharing the cores")
+    parser.add_argument("--table", action="store_true", help="train nothing")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # the process of a single run
     args = parser.parse_args()
     if args.one:
@@ -151,17 +151,17 @@ def main() -> None:
 
 
 def key(result: dict) -> tuple:
-    """Return what makes a result the only one of its kind."""
+    """Return what tells a result from all others."""
     return tuple(result[name] for name in ("scale", "row", "task", "seed"))
 
 
 def read_results() -> list[dict]:
-    """Return the results so far."""
+    """Return the results in accuracy.jsonl."""
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
 def prepare(coins: Path, task: str, seed: int) -> None:
-    """Make the dataset of a task and a seed, if it is not there."""
+    """Prepare the dataset of a task and a seed, if it is not there yet."""
     images, dataset = SCRATCH / f"images-{task}", SCRATCH / f"dataset-{task}-{seed}"
     if dataset.exists():
         return
@@ -175,17 +175,17 @@ def prepare(coins: Path, task: str, seed: int) -> None:
 
 
 def five_class(grade: str) -> str:
-    """Return the one of the five classes that a grade belongs to."""
+    """Return which of the five classes a grade belongs to."""
     return next(name for name, highest in FIVE_CLASSES.items() if sheldon_number(grade) <= highest)
 
 
 def run_folder(scale: str, row: str, task: str, seed: int) -> Path:
-    """Return where a run keeps its files."""
+    """Return the folder for the files of a run."""
     return SCRATCH / f"{scale}-{row.replace(' ', '-').replace(',', '')}-{task}-{seed}"
 
 
 def run_apart(job: tuple, threads: int) -> None:
-    """Run a job in a process of its own, since it changes the training module."""
+    """Run a job in a process of its own, since it changes modules."""
     scale, row, task, seed = job
     command = [sys.executable, "-m", "benchmarks.accuracy", "--one", "--scale", scale, "--rows", row, "--tasks", task]
     command += ["--seeds", str(seed)]
@@ -200,10 +200,10 @@ def run_apart(job: tuple, threads: int) -> None:
 
 
 def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
-    """Train, score the test split, and add the result to the file."""
+    """Train, score the test split, and add the result to accuracy.jsonl."""
     flags, changes, flags_of_networks = ROWS[row]
     for module, name, replacement in changes:
-        if not hasattr(module, name):  # renamed, so that nothing would be replaced
+        if not hasattr(module, name):  # it has been renamed
             raise AttributeError(f"{module.__name__} has no {name} to replace")
         setattr(module, name, replacement)
     folder, dataset = run_folder(scale, row, task, seed), SCRATCH / f"dataset-{task}-{seed}"
@@ -216,17 +216,14 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
         networks.append(Network(model.to(device), best["temperature"]))
     classes = best["classes"]
     test = find_split(dataset / "test", classes)
-    evaluations = [
-        evaluate(graders, classes, test, device)
-        for graders in (networks, [network._replace(temperature=1.0) for network in networks])
-    ]
-    calibrated, before = (score(found.probabilities, found.labels, classes) for found in evaluations)
-    result = {"scale": scale, "row": row, "task": task, "seed": seed}
-    result |= calibrated._asdict() | {"calibration_error_before": before.calibration_error}
-    result |= {"best_epoch": best["progress"]["best_epoch"], "val_exact": best["best_val_acc"]}
+    uncalibrated = [network._replace(temperature=1.0) for network in networks]
+    predictions, before = (evaluate(graders, classes, test, device).predictions for graders in (networks, uncalibrated))
+    result = {"scale": scale, "row": row, "task": task, "seed": seed, "count": len(predictions.labels)}
+    result |= score(predictions) | {"ece_before": score(before)["ece"]}
+    result |= {"best_epoch": best["progress"]["best_epoch"], "val_accuracy": best["best_val_acc"]}
     result |= {"parameters": sum(parameter.numel() for parameter in model.parameters())}
     log = {name: EventAccumulator(f"{best['progress']['log_dir']}/{name}").Reload() for name in ("train", "val")}
-    result["val_accuracies"] = [point.value for point in log["val"].Scalars("accuracy")]
+    result["val_accuracy_by_epoch"] = [point.value for point in log["val"].Scalars("accuracy")]
     result["photos_per_second"] = median(point.value for point in log["train"].Scalars("photos per second"))
     with RESULTS.open("a") as file:
         file.write(json.dumps(result) + "\n")
@@ -234,7 +231,7 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
 
 
 def train(dataset: Path, folder: Path, options: list[str]) -> tuple[nn.Module, dict]:
-    """Train a network, or go on with it, and return it as its best checkpoint has it."""
+    """Train a network, or resume its training, and return it with its best checkpoint."""
     sys.argv = ["coin_classifier_custom.py", "--data", str(dataset), "--output", str(folder), "--runs", str(folder)]
     sys.argv += ["--batch-size", "4", *options]
     if (folder / coin.LAST).exists():
@@ -247,12 +244,13 @@ def train(dataset: Path, folder: Path, options: list[str]) -> tuple[nn.Module, d
 
 def print_table(results: list[dict]) -> None:
     """Print mean and standard deviation over the seeds, a line for each row, scale and task."""
+    names = {key: metric.name for key, metric in METRICS.items()} | {"ece_before": "ECE without the temperature"}
     for task, columns in (
-        ("5", ("exact", "within_one", "mean_error")),
-        ("27", ("mean_error", "within_three", "exact")),
+        ("5", ["accuracy", "accuracy_within_1", "mae"]),
+        ("27", ["mae", "accuracy_within_3", "accuracy"]),
     ):
-        columns += ("kappa", "sheldon_error", "calibration_error_before", "calibration_error")
-        titles = [name.replace("_", " ") for name in columns] + ["epochs to the fixed guide's accuracy"]
+        columns += ["kappa", "mae_sheldon", "ece_before", "ece"]
+        titles = [names[column] for column in columns] + ["epochs to the fixed guide's accuracy"]
         print(f"\n| {task} grades | seeds | {' | '.join(titles)} |")
         print("| --- " * (2 + len(titles)) + "|")
         for scale, row in product(SCALES, ROWS):
@@ -260,20 +258,21 @@ def print_table(results: list[dict]) -> None:
                 result for result in results if (result["scale"], result["row"], result["task"]) == (scale, row, task)
             ]
             if found:
-                cells = [spread([result[name] for result in found]) for name in columns]
-                cells.append(spread([epochs_to_fixed_guide(result, results) for result in found]))
+                cells = [mean_and_deviation([result[column] for result in found]) for column in columns]
+                cells.append(mean_and_deviation([epochs_to_fixed_guide(result, results) for result in found]))
                 print(f"| {row} ({scale}) | {len(found)} | {' | '.join(cells)} |")
 
 
 def epochs_to_fixed_guide(result: dict, results: list[dict]) -> float:
-    """Return after how many epochs a run was as right on validation as the fixed guide with its best weights."""
+    """Return after how many epochs a run had the validation accuracy of the fixed guide's best epoch; nan if never."""
     fixed = (result["scale"], FIXED_GUIDE, result["task"], result["seed"])
-    wanted = next((other["val_exact"] for other in results if key(other) == fixed), math.inf)
-    return next((epoch for epoch, value in enumerate(result.get("val_accuracies", []), 1) if value >= wanted), math.nan)
+    wanted = next((other["val_accuracy"] for other in results if key(other) == fixed), math.inf)
+    accuracies = result.get("val_accuracy_by_epoch", [])
+    return next((epoch for epoch, accuracy in enumerate(accuracies, 1) if accuracy >= wanted), math.nan)
 
 
-def spread(values: list[float]) -> str:
-    """Return mean and standard deviation, as a cell of the table; one value has no deviation."""
+def mean_and_deviation(values: list[float]) -> str:
+    """Return mean and standard deviation as a cell of the table; without the deviation if there is one value."""
     return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 

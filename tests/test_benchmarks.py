@@ -46,7 +46,7 @@ HEADER = "rate | {} against it | lowest | highest |"
             ],
         ),
         ("million", ["--sizes", "100"], ["100 photos", "prepare: find photos of one coin", "train: list the photos"]),
-        ("accuracy", ["--table"], ["| 5 grades | seeds | exact |"]),
+        ("accuracy", ["--table"], ["| 5 grades | seeds | accuracy | accuracy within 1 grade | MAE, grades |"]),
     ],
 )
 def test_benchmarks_run_and_end_with_their_table(name, options, table):

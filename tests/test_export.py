@@ -1,6 +1,7 @@
 """A model that was exported gives the probabilities that predict.py gives, or is not written."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import ROOT, run_script
+from conftest import ROOT, assert_fails, run_script
 
 import export
 
@@ -131,6 +132,24 @@ def test_a_model_that_grades_otherwise_is_not_written(folder, tmp_path, monkeypa
         export_again(folder, monkeypatch, tmp_path / "other.onnx")
     assert (folder / "coin_classifier.onnx").read_bytes() == before
     assert not list(folder.glob("*.partial*"))
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_without_its_packages_onnx_is_refused_in_a_line_and_weights_are_exported(folder, tmp_path, package):
+    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{package}'\")")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    result = run_script("export.py", "--output", tmp_path / "coin.onnx", cwd=folder, env=environment)
+    assert_fails(result, "pip install -r requirements-export.txt", package)
+    assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "coin.onnx").exists()
+
+    weights = tmp_path / "coin.pth"
+    result = run_script("export.py", "--weights-only", "--output", weights, cwd=folder, env=environment)
+    assert result.returncode == 0 and weights.exists(), result.stderr
+
+
+def test_the_packages_for_onnx_are_those_of_their_requirements():
+    lines = (ROOT / "requirements-export.txt").read_text("utf-8").splitlines()
+    assert {line.split("==")[0] for line in lines} == set(export.ONNX_PACKAGES)
 
 
 def test_without_photos_nothing_is_exported(folder, tmp_path, monkeypatch):
