@@ -1,7 +1,7 @@
 """Export a trained network, for use elsewhere: coin_classifier_custom_best.pth -> coin_classifier.onnx
 
     python export.py                                    ONNX: ONNX Runtime grades photos with it, without PyTorch
-    python export.py --precision fp16                   ONNX, half the size; int8: a quarter for the FC layers
+    python export.py --precision fp16                   ONNX, half the size; int8: FC layers a quarter
     python export.py --weights-only                     coin_classifier.pth: predict.py reads it; no optimizer state
     python export.py --weights-only --precision fp16    the same, half the size
 
@@ -90,7 +90,7 @@ def main() -> None:
             shrink(partial, args.precision)
             smaller = grade_all(open_grader(partial, args.weights_only), photos)
             if np.isnan(print_result(args.precision, partial, smaller, check)):
-                raise UserError(f"some weights are too large for {args.precision}, so the model was not written.")
+                raise UserError(f"some numbers are too large for {args.precision}, so the model was not written.")
     print(f"\nThe model is in {args.output}.", end="")
     print(f" Next: python predict.py --checkpoint {args.output} photo.jpg" if args.weights_only else "")
 

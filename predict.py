@@ -103,7 +103,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--json", action="store_true", help="print a line of JSON for each photo")
     add("--csv", type=Path, metavar="FILE.csv", help="write a table with a row for each photo")
-    add("--heatmap", type=Path, metavar="FILE.png", help="picture of what spoke for the grade; many photos: a folder")
+    add("--heatmap", type=Path, metavar="FILE.png", help="write a heatmap; for several photos, a folder of them")
     args = parser.parse_args()
 
     # argparse takes photos that follow --checkpoint for checkpoints; only the suffix tells them apart.

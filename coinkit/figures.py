@@ -112,7 +112,7 @@ def reliability_diagram(confidence: np.ndarray, correct: np.ndarray) -> np.ndarr
     lower.set(xlabel="confidence", ylabel="photos")
     upper.yaxis.set_major_formatter(PercentFormatter(1))
     lower.xaxis.set_major_formatter(PercentFormatter(1))
-    lower.yaxis.set_major_locator(MaxNLocator(integer=True))
+    lower.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return _render(figure)
 
