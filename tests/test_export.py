@@ -57,8 +57,8 @@ def grade(folder, name, photos):
     return session.run(None, {"photos": photos})[0]
 
 
-def test_the_readme_grades_a_photo_with_onnx_runtime_word_for_word(folder, predicted):
-    (snippet,) = re.findall(r"```python\n(import json\n.+?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+def test_the_page_on_onnx_grades_a_photo_with_onnx_runtime_word_for_word(folder, predicted):
+    (snippet,) = re.findall(r"```python\n(import json\n.+?)```", (ROOT / "docs/onnx.md").read_text("utf-8"), re.DOTALL)
     assert len(snippet.strip().splitlines()) <= 12 and "torch" not in snippet
     shutil.copy(folder / PHOTO, folder / "photo.jpg")
     result = subprocess.run([sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True)
