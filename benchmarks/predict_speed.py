@@ -12,8 +12,9 @@ How fast predict.py grades photos of 6000x3000 from the shell, and in how much m
     python -m benchmarks.predict_speed                  the default network, 200 photos, 5 rounds
     python -m benchmarks.predict_speed --photos 3 --rounds 1 --width 4 --image-width 64 --image-height 32
 
-Each run is a process that starts, reads its checkpoint and ends; the checkpoints, 1.8 GB each, are in the system's
-cache of files, as they are on second use. The checkpoints are made in a temporary folder. For Linux and macOS.
+Each run is a whole process: start, read the checkpoint, predict. The checkpoints, 1.8 GB each, are made in a temporary
+folder and lie in the system's file cache, as they would on second use. Megabytes are the peak memory of the process.
+For Linux and macOS.
 """
 
 import argparse
@@ -23,29 +24,29 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import guide
-from benchmarks.contest import GRADES, alternate, draw_photos, network_options, print_table, run
+from benchmarks import guide_baseline as guide
+from benchmarks.timing import GRADES, alternate, draw_photos, network_options, print_table, run
 from coin_classifier_custom import BEST
 from coinkit.files import link_or_copy
 
-DEVICE = torch.device("cpu")  # the snippet has no other
+DEVICE = torch.device("cpu")  # the snippet knows no other
 
 
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=int, default=200, help="at most; first one alone, then a tenth of them")
+    parser.add_argument("--photos", type=int, default=200, help="the largest number; before it, 1 and a tenth of it")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--width", type=int, default=64, help="of the network: channels of its first block")
+    parser.add_argument("--width", type=int, default=64, help="channels of the first block")
     parser.add_argument("--image-width", type=int, default=512)
     parser.add_argument("--image-height", type=int, default=256)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         photos = draw_photos(folder / "images", max(args.photos, guide.BATCH_SIZE))
-        make_checkpoints(folder, [*photos[:2], *photos[-2:]], args)  # two of each grade
+        make_checkpoints(folder, [*photos[:2], *photos[-2:]], args)  # 2 of each grade
         commands = {
-            "the guide's snippet": ["-m", "benchmarks.guide", folder / "guide.pth"],
+            "the guide's snippet": ["-m", "benchmarks.guide_baseline", folder / "guide.pth"],
             "predict.py": ["predict.py", "--device", DEVICE, "--checkpoint", folder / BEST],
         }
         memory = []
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 def make_checkpoints(folder: Path, photos: list[Path], args: argparse.Namespace) -> None:
-    """Train both networks on a few photos for a step, and write guide.pth, and `BEST`, into a folder."""
+    """Train both networks on a few photos for one epoch; write guide.pth and `BEST` into the folder."""
     images = folder / "few"
     for photo in photos:
         target = images / photo.relative_to(folder / "images")

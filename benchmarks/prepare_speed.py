@@ -5,9 +5,8 @@ How fast prepare_dataset.py shrinks photos of 6000x3000 to 1024x512, against lib
     python -m benchmarks.prepare_speed                  300 photos, 7 rounds
     python -m benchmarks.prepare_speed --photos 4 --rounds 1
 
-Both use all cores. Ours is the whole command: it starts Python, hashes, looks for duplicates, splits, and writes the
-manifest. libvips only shrinks, in a process that runs already, and writes JPEGs of the same quality. For Linux and
-macOS.
+Both use all cores. Ours is the whole command: start Python, hash, find duplicates, split, shrink, write the manifest.
+libvips only shrinks, in a process that already runs, and writes JPEGs of the same quality. For Linux and macOS.
 """
 
 import argparse
@@ -18,11 +17,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.contest import alternate, draw_photos, print_table, run
+from benchmarks.timing import alternate, draw_photos, print_table, run
 from coinkit.cli import usable_cores
 from prepare_dataset import JPEG_QUALITY, SIZE
 
-os.environ["VIPS_CONCURRENCY"] = "1"  # a photo to a core is faster than all cores on a photo
+os.environ["VIPS_CONCURRENCY"] = "1"  # one core for each photo is faster than all cores on one photo
 
 
 def main() -> None:
@@ -53,7 +52,7 @@ def main() -> None:
 
 def shrink(photo: Path, target: Path) -> None:
     """Shrink a photo as prepare_dataset.py does, with libvips."""
-    import pyvips  # here, since it reads the setting above
+    import pyvips  # here, after VIPS_CONCURRENCY is set, which it reads
 
     thumbnail = pyvips.Image.thumbnail(str(photo), SIZE[0], height=SIZE[1], size="force")
     thumbnail.jpegsave(str(target), Q=JPEG_QUALITY, subsample_mode="off")

@@ -2,8 +2,8 @@
 
     python -m benchmarks.tensorboard_cost --preset demo --data demo/coin_dataset      after make demo
 
-The options are those of coin_classifier_custom.py, which is run as it is, but for a clock around all that it does for
-TensorBoard, loading its package among it. A long run on large photos costs less, a short one on small photos more.
+Takes the options of coin_classifier_custom.py and runs it with a timer around everything that it does for TensorBoard,
+from importing the package to closing the log. The share is smaller for larger photos and longer runs.
 """
 
 import sys
@@ -17,13 +17,13 @@ from pathlib import Path
 import coin_classifier_custom as coin
 from coinkit.tensorboard_log import TensorBoardLog
 
-FOR_TENSORBOARD = ("__init__", "start", "graph", "epoch", "evaluation", "result", "__exit__")
+METHODS = ("__init__", "start", "graph", "epoch", "evaluation", "result", "__exit__")
 
 
 def main() -> None:
     """Run the command."""
     seconds = Counter()
-    for name in FOR_TENSORBOARD:
+    for name in METHODS:
         setattr(TensorBoardLog, name, timed(getattr(TensorBoardLog, name), seconds, "TensorBoard"))
     coin.Trainer.example_photos = timed(coin.Trainer.example_photos, seconds, "TensorBoard")
     coin.Trainer.fit = timed(coin.Trainer.fit, seconds, "training")
@@ -39,17 +39,17 @@ def main() -> None:
 
 
 def timed(function: Callable, seconds: Counter, name: str) -> Callable:
-    """Return the function with its seconds added to those of a name."""
+    """Wrap a function so that its seconds are added to seconds[name]."""
 
     @wraps(function)
-    def with_clock(*args: object) -> object:
+    def with_timer(*args: object) -> object:
         started = time.perf_counter()
         try:
             return function(*args)
         finally:
             seconds[name] += time.perf_counter() - started
 
-    return with_clock
+    return with_timer
 
 
 if __name__ == "__main__":

@@ -13,23 +13,23 @@
 On 2 cores of an Intel Xeon (AVX-512 and AMX, with bf16): at 512x256 1.27, the guide's way 0.316 (4.04), 1 round; at
 256x128 4.74, the guide's way 1.28 (3.70, 3.58 to 3.83), 2 rounds.
 
-On the EPYC, the guide's way makes half of a matrix product's rate of all its time at 512x256, so where nothing is
-faster than fp32, no training of the same network is much more than twice as fast.
+On the EPYC, the guide's way reaches half of a matrix product's rate at 512x256, over all its time. So without anything
+faster than fp32, no training of the same network can be much more than twice as fast.
 
-How many photos a second training takes, from the user's photos of 6000x3000, and how near that is to what is possible
+How many photos a second training learns from, starting from photos of 6000x3000, and how near that is to what is
+possible
 
     python -m benchmarks.training_speed                 512x256, 4 steps in a round, 5 rounds
     python -m benchmarks.training_speed --image-width 256 --image-height 128 --steps 8
     python -m benchmarks.training_speed --image-width 64 --image-height 32 --width 4 --steps 1 --rounds 1
 
-All train the same layers on batches of 4; timm's have the guide's network, its SGD, and its augmentation. Preparing is
-a part of our time, once for 50 epochs. "On the device" is our step alone, on photos that are there already. The last
-lines tell which share of a matrix product's rate that step reaches, and which share of the time saving takes if each
-epoch is better than the one before. For Linux and macOS.
+All train the same layers on batches of 4. timm trains the guide's network with timm's SGD and augmentation. Our time
+includes preparing, once for 50 epochs. "On the device" is our step alone, on photos that are already there. The last
+lines tell the step's share of a matrix product's rate, and the share of the time that saving takes if every epoch is
+saved. For Linux and macOS.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -44,22 +44,20 @@ import torch
 from timm.data import create_loader
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.datasets import ImageFolder
 
 import coin_classifier_custom as coin
-from benchmarks import guide
-from benchmarks.contest import GRADES, alternate, draw_photos, network_options, print_table, run
+from benchmarks import guide_baseline as guide
+from benchmarks import training_step
+from benchmarks.timing import GRADES, alternate, draw_photos, network_options, print_table, run
+from benchmarks.training_step import matrix_product_rate, seconds
 from coinkit.cli import keep_freed_memory, usable_cores
-from coinkit.dataset import find_classes, find_split, read_batches
 from coinkit.devices import choose_dtype, find_device
 
 TIMM_WORKERS = 4  # the defaults of timm's train.py
-TIMM_RATE = 0.1 / 256  # for each photo of a batch
+TIMM_RATE = 0.1 / 256  # learning rate for each photo of a batch
 TIMM_WEIGHT_DECAY = 2e-5
-EPOCH_PHOTOS = 280  # of a collection of 400, for the share of saving
-MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
-PRODUCTS = 5  # in a round
+EPOCH_PHOTOS = 280  # training photos of a collection of 400, for the share of the time that saving takes
 
 
 def main() -> None:
@@ -87,8 +85,8 @@ def main() -> None:
             "timm, its defaults": timms_way(images, architecture, device),
             f"timm, {precision}, channels_last": timms_way(images, architecture, device, best_flags=True),
         }
-        # In a process of its own, since what our commands do about memory holds for all that a process does
-        ours = (dataset, folder, network_options(**architecture), device)
+        # In its own process, since keep_freed_memory, which our commands call, changes the whole process
+        ours = (dataset, folder, [*network_options(**architecture), "--device", device])
         with ProcessPoolExecutor(1, get_context("spawn"), initializer=start_ours, initargs=ours) as process:
 
             def ask(function: Callable, *arguments: object) -> Any:
@@ -102,28 +100,19 @@ def main() -> None:
             }
             rates = alternate(contenders, args.rounds)
             saving = median(ask(seconds_of_save) for _ in range(args.rounds))
-            work = ask(operations)
+            flop = ask(flop_per_photo)
 
     peaks = rates.pop("matrix product")
     print_table(f"{args.image_width}x{args.image_height}, photos/s", rates, "ours")
-    shares = [work * rate / peak for rate, peak in zip(rates["ours, on the device"], peaks, strict=True)]
-    print(f"A photo takes {work / 1e9:.3g} GFLOP, forward and backward. On the device, the step reaches")
+    shares = [flop * rate / peak for rate, peak in zip(rates["ours, on the device"], peaks, strict=True)]
+    print(f"A photo takes {flop / 1e9:.3g} GFLOP, forward and backward. On the device, the step reaches")
     print(f"{median(shares):.0%} of a {precision} matrix product's rate, {median(peaks) / 1e9:.3g} GFLOP/s.")
     share = saving / (saving + EPOCH_PHOTOS / median(rates["ours"]))
     print(f"A save takes {saving:.2f} s: {share:.1%} of the time if each epoch of {EPOCH_PHOTOS} photos is saved.")
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return how long a piece of work takes until the device has finished it."""
-    started = time.perf_counter()
-    work()
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter() - started
-
-
 def guides_way(images: Path, architecture: dict[str, int], device: torch.device) -> Callable[[], object]:
-    """Return what trains the guide's network for an epoch, as a person would write it."""
+    """Return a function that trains the guide's network for one epoch, as a person would write it."""
     model = guide.CoinClassifier(len(GRADES), **architecture).to(device)
     loader = guide.make_loader(images, architecture["image_width"], architecture["image_height"])
     return partial(guide.train_epoch, model, guide.make_optimizer(model), loader, device)
@@ -132,7 +121,14 @@ def guides_way(images: Path, architecture: dict[str, int], device: torch.device)
 def timms_way(
     images: Path, architecture: dict[str, int], device: torch.device, best_flags: bool = False
 ) -> Callable[[], None]:
-    """Return what trains the guide's network for an epoch, as timm's train.py does: --amp --channels-last if asked."""
+    """Return a function that trains the guide's network for one epoch as timm's train.py does.
+
+    Args:
+        images: folder of <grade>/6000x3000/.
+        architecture: arguments of the network.
+        device: where to train.
+        best_flags: with --amp --channels-last, and one worker for each core.
+    """
     memory_format = torch.channels_last if best_flags else torch.contiguous_format
     dtype = choose_dtype("auto", device) if best_flags else torch.float32
     model = guide.CoinClassifier(len(GRADES), **architecture).to(device, memory_format=memory_format)
@@ -164,56 +160,34 @@ def timms_way(
     return train_epoch
 
 
-def start_ours(dataset: Path, output: Path, options: list[object], device: torch.device) -> None:
-    """Start in this process the training that coin_classifier_custom.py does with these options."""
+def start_ours(dataset: Path, output: Path, options: list[object]) -> None:
+    """Make our trainer and one batch in this process, for the functions below."""
     global trainer, photos, labels
     keep_freed_memory()
-    files = ["--data", dataset, "--output", output, "--runs", output]
-    sys.argv = list(map(str, ["coin_classifier_custom.py", *files, *options]))
-    args, _ = coin.parse_arguments()
-    classes = find_classes(dataset)
-    train, val = (find_split(dataset / split, classes) for split in ("train", "val"))
-    trainer = coin.Trainer(args, classes, train, val, device)
-    size = args.batch_size
-    photos, indices = next(read_batches(train.paths, torch.arange(size), size, trainer.read, trainer.pool))
-    photos, labels = photos.to(device), train.labels[indices].to(device)
+    trainer = training_step.make_trainer(dataset, output, options)
+    photos, labels = training_step.read_batch(trainer)
 
 
 def seconds_of_epoch() -> float:
     """Return how long our training takes for an epoch."""
     trainer.progress.begin_epoch()
-    trainer.last_save = time.perf_counter()  # so that it does not save now; `seconds_of_save` is about that
+    trainer.last_save = time.perf_counter()  # so that it does not save now: `seconds_of_save` measures that
     return seconds(trainer.train_epoch, trainer.device)
 
 
 def seconds_of_steps(steps: int) -> float:
     """Return how long our training takes for steps on photos that are on the device."""
-
-    def work() -> None:
-        for _ in range(steps):
-            trainer.train_step(photos, labels, len(photos))
-
-    return seconds(work, trainer.device)
+    return training_step.seconds_of_steps(trainer, photos, labels, steps)
 
 
 def seconds_of_save() -> float:
-    """Return how long our training is held up by saving."""
+    """Return for how long saving stops our training."""
     return seconds(trainer.save, trainer.device)
 
 
-def operations() -> float:
-    """Return how many additions and multiplications our network takes for a photo, forward and backward."""
-    with FlopCounterMode(display=False) as counter:
-        losses, _ = trainer.losses(photos, labels)
-        losses.sum().backward()
-    return counter.get_total_flops() / len(photos)
-
-
-def matrix_product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Return how many additions and multiplications a second a product of large matrices makes."""
-    side = MATRIX_SIDE.get(device.type, 4096)
-    matrix = torch.randn(side, side, device=device, dtype=dtype)
-    return PRODUCTS * 2 * side**3 / seconds(lambda: [matrix @ matrix for _ in range(PRODUCTS)], device)
+def flop_per_photo() -> float:
+    """Return the floating-point operations of one photo in our network, forward and backward."""
+    return training_step.flop_per_photo(trainer, photos, labels)
 
 
 if __name__ == "__main__":

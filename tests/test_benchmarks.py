@@ -45,7 +45,7 @@ HEADER = "rate | {} against it | lowest | highest |"
                 "| photos | megabytes, the guide's snippet | megabytes, predict.py |",
             ],
         ),
-        ("million", ["--sizes", "100"], ["100 photos", "prepare: find photos of one coin", "train: list the photos"]),
+        ("scaling", ["--sizes", "100"], ["100 photos", "prepare: find photos of one coin", "train: list the photos"]),
         ("accuracy", ["--table"], ["| 5 grades | seeds | accuracy | accuracy within 1 grade | MAE, grades |"]),
     ],
 )

@@ -1,12 +1,11 @@
-"""How time and memory grow with the collection: prepare_dataset.py and the start of training, up to a million photos
+"""How time and memory of prepare_dataset.py and of reading a dataset grow with it, up to a million photos
 
-    python -m benchmarks.million                        10,000, 100,000 and 1,000,000 photos
-    python -m benchmarks.million --sizes 10000 20000
+    python -m benchmarks.scaling                        10,000, 100,000 and 1,000,000 photos
+    python -m benchmarks.scaling --sizes 10000 20000
 
-The photos are empty files with made-up digests and hashes, so this is what is left beside decoding. One photo in a
-hundred is a near-duplicate of another, at the largest distance that still counts. Each part runs in a process of its
-own; seconds are those that the processor has worked on it, and megabytes are the most that it has held up to then. For
-Linux and macOS.
+The photos are empty files with made-up digests and hashes, so everything but decoding is measured. One photo in a
+hundred is a near-duplicate of another, at the largest distance that still counts. Each part runs in its own process;
+seconds are processor time, megabytes are the process's peak memory so far. For Linux and macOS.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from prepare_dataset import HASH_SIZE, RATIOS, SAME_COIN_BITS, SEED, SIZE, Photo
 
 SIZES = (10_000, 100_000, 1_000_000)
 GRADES = [f"ms{number}" for number in range(60, 71)] + [f"vf{number}" for number in range(20, 40)]
-NEAR_DUPLICATE = 100  # every such photo is one of the photo before it
+NEAR_DUPLICATE = 100  # each 100th photo is a near-duplicate of the photo before it
 FIRST_CERTIFICATE = 30_000_000
 
 
@@ -38,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="PHOTOS")
     parser.add_argument(
-        "--folder", type=Path, help="where the files are made, 3 for each photo (default: the system's)"
+        "--folder", type=Path, help="where to make the files, 3 for each photo (default: the system's temporary folder)"
     )
     args = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
@@ -60,7 +59,7 @@ def options(folder: Path) -> argparse.Namespace:
 
 
 def timed(step: str, function: Callable, *args: Any) -> Any:
-    """Return function(*args), and print its time and the memory of this process."""
+    """Return function(*args); print its processor time and this process's peak memory."""
     start = time.process_time()
     result = function(*args)
     seconds = time.process_time() - start
@@ -71,7 +70,7 @@ def timed(step: str, function: Callable, *args: Any) -> Any:
 
 
 def make_files(folder: Path, size: int) -> None:
-    """Make the photos: empty files, as many in each grade."""
+    """Make the photos: empty files, the same number for each grade."""
     for grade in GRADES:
         (folder / "images" / grade / PHOTO_FOLDER).mkdir(parents=True)
     for index in range(size):
@@ -80,7 +79,7 @@ def make_files(folder: Path, size: int) -> None:
 
 
 def prepare_first(folder: Path, size: int) -> None:
-    """Do what prepare_dataset.py does, but for decoding."""
+    """Do what prepare_dataset.py does, without decoding."""
     timed("prepare: start", lambda: None)
     photos = timed("prepare: list the photos", prepare_dataset.find_sources, options(folder))
     make_up(photos)
@@ -114,7 +113,7 @@ def make_up(photos: list[Photo]) -> None:
 
 
 def find_coins_and_splits(photos: list[Photo], previous: list[Photo]) -> None:
-    """Do what comes between reading the photos and writing them."""
+    """Do what prepare_dataset.py does between reading the photos and writing them."""
     timed("prepare: find copies", prepare_dataset.leave_out_same_pictures, photos)
     timed("prepare: find photos of one coin", prepare_dataset.find_groups, photos)
     timed("prepare: split", prepare_dataset.assign_splits, photos, previous, RATIOS, SEED)
@@ -135,8 +134,8 @@ def prepare_again(folder: Path, size: int) -> None:
 
 
 def train(folder: Path, size: int) -> None:
-    """Do what training does, but for decoding and learning."""
-    import torch  # here, since preparing does without its memory
+    """Read a dataset as training does, without decoding."""
+    import torch  # here, so that its memory does not count for the other parts
 
     from coinkit.dataset import find_classes, find_split, read_batches
 

@@ -1,9 +1,9 @@
-"""What a person writes from the guide, to compare with: its network, its way of training, and its snippet
+"""The baseline of the speed benchmarks: network, training and prediction as a person would write them from the guide
 
-    python -m benchmarks.guide CHECKPOINT.pth PHOTO.jpg ...        the snippet, the model loaded once
+    python -m benchmarks.guide_baseline CHECKPOINT.pth PHOTO.jpg ...        its snippet; the model is loaded once
 
-Photos are opened at 6000x3000 in each epoch. Where the guide is silent, this does what makes it fastest: workers as
-many as there are cores, which stay from epoch to epoch.
+Photos are opened at 6000x3000 in each epoch. Where the guide leaves a choice, this takes the fastest: one worker for
+each core, kept from epoch to epoch.
 """
 
 import sys
@@ -22,7 +22,7 @@ LEARNING_RATE = 0.001
 
 
 class CoinClassifier(nn.Module):
-    """The network as the guide draws it; with another `width` than 64, all layers are that much narrower."""
+    """The network as the guide draws it; with a smaller `width` than 64, all layers are narrower in proportion."""
 
     def __init__(self, num_classes, image_width=512, image_height=256, width=64):
         super().__init__()
@@ -59,7 +59,7 @@ class CoinClassifier(nn.Module):
 
 
 def make_transform(image_width, image_height):
-    """Return what turns a photo into what the network takes."""
+    """Return the transform from a photo to the network's input."""
     return transforms.Compose(
         [
             transforms.Resize((image_height, image_width)),
@@ -104,13 +104,13 @@ def save(model, optimizer, classes, path, **architecture):
         "optimizer_state_dict": optimizer.state_dict(),
         "best_val_acc": 0.0,
         "classes": classes,
-        "architecture": architecture,  # for other networks than the guide's
+        "architecture": architecture,  # so that smaller networks can be loaded too
     }
     torch.save(checkpoint, path)
 
 
 def predict(checkpoint, photos):
-    """Print the grades of photos: the guide's snippet, its last part once for each photo."""
+    """Print the grades of photos: the guide's snippet, whose last part runs once for each photo."""
     # Load checkpoint
     checkpoint = torch.load(checkpoint)
     classes = checkpoint["classes"]
