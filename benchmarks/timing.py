@@ -1,10 +1,8 @@
-"""What the benchmarks of speed share: photos to work on, commands that are timed, and contenders that take turns."""
+"""What the speed benchmarks share: photos to work on, commands that are measured, contenders that take turns."""
 
 import math
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -19,18 +17,29 @@ GRADES = ("g06", "ms65")
 DRAWN = 8  # photos of each grade that are drawn; the others are copies of these
 FIRST_COPY = 90_000_000
 
+# Runs a command and prints its seconds and peak memory. The system counts a new process's peak from that of the process
+# that started it (on Linux, at least), so the command is started by a small process: this one, without any packages.
+MEASURE = """
+import resource, subprocess, sys, time
+started = time.perf_counter()
+status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
+PEAK_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in the unit of ru_maxrss: getrusage(2)
+
 
 class Cost(NamedTuple):
     """What a command took."""
 
     seconds: float
-    megabytes: float  # the most memory that it held, without that of processes it started
+    megabytes: float  # peak memory of the command, or of a process that it started, if that had more
 
 
 def draw_photos(folder: Path, count: int) -> list[Path]:
-    """Put photos of 6000x3000 into <folder>/<grade>/6000x3000/, as many in each grade: synthetic coins.
+    """Draw photos of synthetic coins into <folder>/<grade>/6000x3000/, the same number for each grade.
 
-    A copy has some bytes after the picture, which decoders pass over: for all commands, it is a file of its own.
+    Most are copies with some bytes after the picture, which decoders ignore, so that no two files are the same.
     """
     per_grade = math.ceil(count / len(GRADES))
     run("make_demo_coins.py", "--output", folder, "--grades", *GRADES, "--per-grade", min(per_grade, DRAWN))
@@ -43,15 +52,13 @@ def draw_photos(folder: Path, count: int) -> list[Path]:
 
 
 def run(*arguments: object) -> Cost:
-    """Run Python with these arguments, as a process that has to start first; its output is not shown."""
-    started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    """Run `python ARGUMENTS` in the project's folder, from start to exit; its output is not shown."""
+    command = [sys.executable, "-S", "-c", MEASURE, sys.executable, *map(str, arguments)]
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if result.returncode:
         sys.exit(f"{arguments[0]} failed")
-    return Cost(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6)
+    seconds, peak = result.stdout.split()
+    return Cost(float(seconds), int(peak) * PEAK_UNIT / 1e6)
 
 
 def network_options(image_width: int, image_height: int, width: int) -> list[object]:
@@ -65,11 +72,11 @@ def alternate(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str
     """Let contenders take turns, so that other work on the machine slows all of them alike.
 
     Args:
-        contenders: each does its work once, and returns what it took.
-        rounds: how often; one more comes first, to warm up, and does not count.
+        contenders: functions that do the work once and return the measurement.
+        rounds: how often each is called; one more call comes first, to warm up, and does not count.
 
     Returns:
-        What each contender returned, one for each round.
+        For each contender, its measurements, one for each round.
     """
     results = {name: [] for name in contenders}
     for turn in tqdm(range(rounds + 1), "Rounds", leave=False, disable=None):
@@ -84,13 +91,13 @@ def print_table(title: str, rates: dict[str, list[float]], ours: str) -> None:
     """Print the median rate of each contender, and how many times as fast `ours` was in the same round.
 
     Args:
-        title: what was measured, and the unit of the rates.
-        rates: of each contender, one for each round.
-        ours: the contender to compare with all.
+        title: what was measured, and in which unit.
+        rates: for each contender, its rates, one for each round.
+        ours: the contender that is compared with each.
     """
     print(f"\n| {title} | rate | {ours} against it | lowest | highest |")
     print("| --- " * 5 + "|")
     for name, values in rates.items():
         ratios = [one / other for one, other in zip(rates[ours], values, strict=True)]
         print(f"| {name} | {median(values):.3g} | {median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
-    print(f"\nMedian of the rounds, of which there were {len(rates[ours])}; above 1, {ours} is faster.", flush=True)
+    print(f"\nMedians of {len(rates[ours])} rounds; above 1, {ours} is faster.", flush=True)

@@ -8,11 +8,15 @@ import pytest
 from conftest import ROOT
 from conftest import SMALL as SMALL_RUN
 
+from benchmarks.timing import run
+
 SMALL = ["--rounds", "1", "--width", "4", "--image-width", "64", "--image-height", "32"]
 HEADER = "rate | {} against it | lowest | highest |"
 
 
-@pytest.mark.skipif(not hasattr(os, "wait4"), reason="the benchmarks are for Linux and macOS")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the benchmarks are for Linux and macOS")
+
+
 @pytest.mark.parametrize(
     ("name", "options", "table"),
     [
@@ -63,3 +67,10 @@ def test_the_cost_of_tensorboard_is_told(dataset):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "TensorBoard took" in result.stdout
+
+
+def test_the_peak_memory_of_a_command_is_its_own():
+    ours = bytearray(b"x") * 500_000_000  # more than any of the commands takes
+    small, large = (run("-c", f"x = bytearray(b'x') * {count}").megabytes for count in (1, 200_000_000))
+    assert 190 < large - small < 250 < len(ours) / 1e6
+    assert small < 100
