@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, make_dataset
 from conftest import SMALL as SMALL_RUN
 
 from benchmarks.timing import run
@@ -67,6 +67,17 @@ def test_the_cost_of_tensorboard_is_told(dataset):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "TensorBoard took" in result.stdout
+
+
+def test_the_benchmark_of_a_gpu_runs_on_a_cpu_too(tmp_path):
+    data = make_dataset(tmp_path / "coin_dataset", test=3)
+    options = [*SMALL[2:], "--device", "cpu", "--max-batch-size", "8", "--num-epochs", "1", "--data", data]
+    command = [sys.executable, "-m", "benchmarks.gpu", *map(str, options)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for words in ("\n| 4 |", "\n| 8 |", "resume: passed", "fp16: passed", "out of memory: not checked"):
+        assert words in result.stdout
+    assert "accuracy" in result.stdout.split("The full training:")[1].split("The full training took")[0]
 
 
 def test_the_peak_memory_of_a_command_is_its_own():
