@@ -23,8 +23,11 @@ from typing import Any
 import numpy as np
 
 import prepare_dataset
+from coinkit.manifest import Photo, write_manifest
+from coinkit.near_duplicates import HASH_SIZE, SAME_COIN_BITS, assign_groups
 from coinkit.photos import PHOTO_FOLDER, SPLITS
-from prepare_dataset import HASH_SIZE, RATIOS, SAME_COIN_BITS, SEED, SIZE, Photo
+from coinkit.splits import assign_splits
+from prepare_dataset import RATIOS, SEED, SIZE
 
 SIZES = (10_000, 100_000, 1_000_000)
 GRADES = [f"ms{number}" for number in range(60, 71)] + [f"vf{number}" for number in range(20, 40)]
@@ -81,7 +84,7 @@ def make_files(folder: Path, size: int) -> None:
 def prepare_first(folder: Path, size: int) -> None:
     """Do what prepare_dataset.py does, without decoding."""
     timed("prepare: start", lambda: None)
-    photos = timed("prepare: list the photos", prepare_dataset.find_sources, options(folder))
+    photos = timed("prepare: list the photos", prepare_dataset.find_source_photos, options(folder))
     make_up(photos)
     find_coins_and_splits(photos, [])
     group = {photo.source: photo.group for photo in photos}
@@ -95,7 +98,7 @@ def prepare_first(folder: Path, size: int) -> None:
             (dataset / split / grade).mkdir(parents=True)
     for photo in photos:
         (dataset / photo.output).touch()
-    timed("prepare: write the manifest", prepare_dataset.write_manifest, dataset, photos)
+    timed("prepare: write the manifest", write_manifest, dataset, photos)
 
 
 def make_up(photos: list[Photo]) -> None:
@@ -113,22 +116,22 @@ def make_up(photos: list[Photo]) -> None:
 
 
 def find_coins_and_splits(photos: list[Photo], previous: list[Photo]) -> None:
-    """Do what prepare_dataset.py does between reading the photos and writing them."""
-    timed("prepare: find copies", prepare_dataset.leave_out_same_pictures, photos)
-    timed("prepare: find photos of one coin", prepare_dataset.find_groups, photos)
-    timed("prepare: split", prepare_dataset.assign_splits, photos, previous, RATIOS, SEED)
-    timed("prepare: name", prepare_dataset.name_outputs, photos)
+    """Do what comes between reading the photos and writing them."""
+    timed("prepare: find copies", prepare_dataset.leave_out_copies, photos)
+    timed("prepare: find photos of one coin", assign_groups, photos)
+    timed("prepare: split", assign_splits, photos, previous, RATIOS, SEED)
+    timed("prepare: name", prepare_dataset.assign_output_paths, photos)
 
 
 def prepare_again(folder: Path, size: int) -> None:
     """Do what prepare_dataset.py does when it is run again and nothing has changed."""
     args, dataset = options(folder), folder / "coin_dataset"
     previous = timed("again: read the manifest", prepare_dataset.check_output, dataset, args.source)
-    photos = timed("again: list the photos", prepare_dataset.find_sources, args)
+    photos = timed("again: list the photos", prepare_dataset.find_source_photos, args)
     timed("again: take over what is known", prepare_dataset.read_photos, photos, previous, dataset, args)
     find_coins_and_splits(photos, previous)
     partial = folder / "partial"
-    timed("again: lay out", prepare_dataset.lay_out, photos, folder / "staging", previous, dataset, partial)
+    timed("again: lay out", prepare_dataset.fill_dataset, partial, photos, folder / "staging", previous, dataset)
     if any(photo.split != old.split for photo, old in zip(photos, previous, strict=True)):
         sys.exit("a photo has changed its split")
 

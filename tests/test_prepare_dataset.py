@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, add_photo, assert_fails, draw_photo, run_script
 from PIL import Image
 
-import prepare_dataset
+from coinkit import near_duplicates
 
 
 def prepare(cwd, *arguments):
@@ -66,13 +66,13 @@ def test_look_alikes_are_found_among_many_photos_without_comparing_all(monkeypat
     hashes = rng.integers(0, 256, (1000, 32), dtype=np.uint8)
     for copy in range(1, 200, 2):
         bits = np.zeros(256, dtype=np.uint8)
-        bits[rng.choice(256, prepare_dataset.SAME_COIN_BITS + (copy > 100), replace=False)] = 1  # beyond it from 101 on
+        bits[rng.choice(256, near_duplicates.SAME_COIN_BITS + (copy > 100), replace=False)] = 1  # beyond it from 101 on
         hashes[-copy] = hashes[copy] ^ np.packbits(bits)
     pairs = []
     for limit in (len(hashes), 0):
-        monkeypatch.setattr(prepare_dataset, "COMPARE_ALL", limit)
+        monkeypatch.setattr(near_duplicates, "COMPARE_ALL_LIMIT", limit)
         pairs.append(
-            {frozenset(pair) for pair in zip(*map(list, prepare_dataset.find_near_duplicates(hashes)), strict=True)}
+            {frozenset(pair) for pair in zip(*map(list, near_duplicates.find_near_duplicates(hashes)), strict=True)}
         )
     assert pairs[0] == pairs[1] == {frozenset((copy, 1000 - copy)) for copy in range(1, 100, 2)}
 
@@ -136,7 +136,7 @@ def test_a_grade_without_training_photos_is_told_of(images, tmp_path):
         if row["grade"] == "vf30" and row["split"] == "train":
             (tmp_path / "images" / source).unlink()
     result = run_script("prepare_dataset.py", cwd=tmp_path)
-    assert "no photo in train, so not to be learned: vf30" in result.stdout
+    assert "without photos in train, which cannot be learned: vf30" in result.stdout
     assert {path.name for path in tmp_path.glob("coin_dataset/train/*")} == {"ms65"}
 
 
@@ -301,7 +301,7 @@ def test_no_photos_or_one_grade_is_an_error_that_draws_the_tree(images, tmp_path
         assert "6000x3000/" in message and "12345678.jpg" in message
     (images / "ms65" / "6000x3000").mkdir(parents=True)
     (images / "ms65" / "6000x3000" / "damaged.jpg").write_text("none")
-    assert_fails(run_script("prepare_dataset.py", cwd=tmp_path), "fewer than 2 grades", "said above")
+    assert_fails(run_script("prepare_dataset.py", cwd=tmp_path), "fewer than 2 grades", "listed above")
     assert not (tmp_path / "coin_dataset").exists()
 
 
@@ -310,7 +310,7 @@ def test_a_folder_of_somebody_else_is_not_replaced(images, tmp_path):
     (tmp_path / "coin_dataset" / "diary.txt").write_text("mine")
     assert "diary.txt" in fails(tmp_path)
     assert "choose another" in fails(tmp_path, "--output", "images")
-    assert "no folder" in fails(tmp_path, "--output", "coin_dataset/diary.txt")
+    assert "not a folder" in fails(tmp_path, "--output", "coin_dataset/diary.txt")
     assert (tmp_path / "coin_dataset" / "diary.txt").read_text() == "mine"
 
 
@@ -382,7 +382,7 @@ def test_what_may_be_a_mistake_is_said(images, tmp_path):
     result = run_script("prepare_dataset.py", cwd=tmp_path)
     for words in ("square.png: not 2:1", "6000x3000/: 1 in images/vf30\n", "no photo is in val", "best grade: fine."):
         assert words in result.stdout
-    assert "kept apart: 65, ms65." in result.stdout
-    assert f"(.cr2, no ending): 3 in {folder.relative_to(tmp_path)}\n" in result.stdout
+    assert "number on the Sheldon scale: 65, ms65." in result.stdout
+    assert f"(.cr2, none): 3 in {folder.relative_to(tmp_path)}\n" in result.stdout
     assert "--reshuffle splits anew" in result.stdout
     assert manifest(tmp_path) == rows

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, run_script, train
 from PIL import Image
 
-from prepare_dataset import HASH_SIZE, SAME_COIN_BITS
+from coinkit.near_duplicates import HASH_SIZE, SAME_COIN_BITS
 
 PHOTOS = Path(os.environ.get("COIN_PHOTOS", ROOT.parent / "shared" / "coins" / "morgan"))
 pytestmark = pytest.mark.skipif(not PHOTOS.is_dir(), reason="no photos of real coins: set COIN_PHOTOS")

@@ -1,0 +1,109 @@
+"""What prepare_dataset.py prints about a dataset: photos of each grade, warnings, and photos that were left out."""
+
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from coinkit.cli import printable
+from coinkit.files import SYSTEM_FILES
+from coinkit.grades import scale_order, sheldon_number
+from coinkit.manifest import MISSING, Photo, usable
+from coinkit.photos import SPLITS, is_photo_name
+
+PHOTO_COUNT_RATINGS = {"excellent": 100, "good": 50, "usable": 20, "too few": 0}  # photos of a grade, at least
+MAX_IMBALANCE = 3  # warn if the largest grade has more than this many times the photos of the smallest
+MAX_LISTED = 20  # photos listed on screen; the manifest lists them all
+
+
+def print_other_files(folder: Path) -> None:
+    """Print how many files in a folder of photos do not have a photo's extension."""
+    extensions = Counter(
+        path.suffix.lower() or "none"
+        for path in folder.iterdir()
+        if not (is_photo_name(path) or path.name.startswith(".") or path.name in SYSTEM_FILES) and path.is_file()
+    )
+    if extensions:
+        names = printable(", ".join(sorted(extensions)))
+        count = extensions.total()
+        print(f"Files not used, because of their file name extension ({names}): {count} in {printable(folder)}")
+
+
+def print_report(photos: list[Photo]) -> None:
+    """Print all that the user should know about the rows of a dataset."""
+    print_grades(photos)
+    print_warnings(photos)
+    print_left_out(photos)
+    print_notes(photos)
+
+
+def print_grades(photos: list[Photo]) -> None:
+    """Print how many photos each grade has in each split, and whether that is enough."""
+    counts = Counter((photo.grade, photo.split) for photo in usable(photos))
+    totals = Counter(photo.grade for photo in usable(photos))
+    split_totals = Counter(photo.split for photo in usable(photos))
+    width = max(map(len, [*totals, "grade"]))
+    print(f"\n{'grade':{width}}  train    val   test  total")
+    for grade in sorted(totals, key=scale_order):
+        numbers = "".join(f"{number:7}" for number in (*(counts[grade, split] for split in SPLITS), totals[grade]))
+        bar = "#" * max(1, round(20 * totals[grade] / max(totals.values())))
+        rating = next(rating for rating, minimum in PHOTO_COUNT_RATINGS.items() if totals[grade] >= minimum)
+        print(f"{grade:{width}}{numbers}  {bar:20}  {rating}")
+    numbers = "".join(f"{number:7}" for number in (*(split_totals[split] for split in SPLITS), totals.total()))
+    print(f"{'all':{width}}{numbers}")
+
+
+def print_warnings(photos: list[Photo]) -> None:
+    """Print what may be wrong with the grades and splits."""
+    totals = Counter(photo.grade for photo in usable(photos))
+    grades = sorted(totals, key=scale_order)
+    in_train = {photo.grade for photo in usable(photos) if photo.split == "train"}
+    if not_in_train := [grade for grade in grades if grade not in in_train]:
+        names = ", ".join(not_in_train)
+        print(f"\nWarning: grades without photos in train, which cannot be learned: {names}; --reshuffle splits anew.")
+    for split in ("val", "test"):
+        if not any(photo.split == split for photo in usable(photos)):
+            print(f"\nWarning: no photo is in {split}.")
+
+    numbers = {grade: sheldon_number(grade) for grade in grades}
+    grades_with_number = Counter(numbers.values())
+    unknown = [grade for grade, number in numbers.items() if number is None]
+    same_number = [grade for grade in grades if grade not in unknown and grades_with_number[numbers[grade]] > 1]
+    if unknown:
+        print(f"\nWarning: not on the Sheldon scale, so placed after its best grade: {', '.join(unknown)}.")
+    if same_number:
+        print(f"\nWarning: separate grades, but with the same number on the Sheldon scale: {', '.join(same_number)}.")
+    if unknown or same_number:
+        print("If you did not mean that, rename their folders and run this again.")
+
+    imbalance = max(totals.values()) / min(totals.values())
+    print(f"\nThe largest grade has {imbalance:.1f} times the photos of the smallest.")
+    if imbalance > MAX_IMBALANCE:
+        print(f"Warning: above {MAX_IMBALANCE} times, the model favours large grades; train with --class-weights.")
+
+    grades_of_group = defaultdict(set)
+    for photo in usable(photos):
+        grades_of_group[photo.group].add(photo.grade)
+    if doubtful := [photo.source for photo in photos if len(grades_of_group.get(photo.group, ())) > 1]:
+        print_photos("look like one coin, or share a certificate number, but differ in grade; check them:", doubtful)
+
+
+def print_left_out(photos: list[Photo]) -> None:
+    """Print which photos were left out, and why."""
+    left_out = [f"{photo.source}: {photo.reason}" for photo in photos if photo.reason not in ("", MISSING)]
+    if left_out:
+        print_photos("left out:", left_out)
+    if missing := sum(photo.reason == MISSING for photo in photos):
+        print(f"\nPhotos of the dataset that are no longer there: {missing}; their splits are kept.")
+
+
+def print_notes(photos: list[Photo]) -> None:
+    """Print which photos are used but unusual."""
+    if noted := [f"{photo.source}: {photo.note}" for photo in usable(photos) if photo.note]:
+        print_photos("used, but unusual for an obverse and a reverse side by side:", noted)
+
+
+def print_photos(heading: str, lines: list[str]) -> None:
+    """Print the number of photos with a heading, and the first of them."""
+    print(f"\n{len(lines)} photo{'' if len(lines) == 1 else 's'} {heading}")
+    print("\n".join(f"  {printable(line)}" for line in lines[:MAX_LISTED]))
+    if len(lines) > MAX_LISTED:
+        print(f"  ... and {len(lines) - MAX_LISTED} more, all in manifest.csv")
