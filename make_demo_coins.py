@@ -1,11 +1,11 @@
-"""Draw synthetic graded coins, to try the toolkit without photos of one's own: demo/images/<grade>/6000x3000/*.jpg
+"""Draw synthetic graded coins, to try the toolkit without photos of your own: demo/images/<grade>/6000x3000/*.jpg
 
     python make_demo_coins.py                                            40 photos each of g06, vf30, au55 and ms65
-    python make_demo_coins.py --grades vf20 vf30 xf40 --per-grade 100    of other grades, and more of them
-    python make_demo_coins.py --seed 1 --output other_demo/images        of other coins
+    python make_demo_coins.py --grades vf20 vf30 xf40 --per-grade 100    other grades, more photos
+    python make_demo_coins.py --seed 1 --output other_demo/images        other coins
 
-The coin, an owl and a wreath, is no real one. How worn, lustrous, dirty and marked it is follows the number of its
-grade; its toning, the light, the background and the camera do not. The same seed draws the same photos.
+The coin, with an owl and a wreath, does not exist. Wear, lustre, dirt and marks depend on the grade; toning, light,
+background and camera are random. The same seed draws the same photos.
 """
 
 import argparse
@@ -32,25 +32,25 @@ SEED = 0
 PHOTO_SIZE = (6000, 3000)
 JPEG_QUALITY = 90
 
-# How a coin looks at some numbers of the Sheldon scale, from 0 (not at all) to 1; between them, it is interpolated.
+# How strong each property is at some numbers of the Sheldon scale, from 0 (none) to 1; linear in between.
 SHELDON = (1, 4, 6, 12, 20, 30, 40, 50, 55, 58, 60, 63, 65, 67, 70)
 WEAR = (1.0, 0.93, 0.89, 0.72, 0.54, 0.38, 0.26, 0.15, 0.1, 0.05, 0, 0, 0, 0, 0)
 LUSTRE = (0, 0, 0, 0, 0, 0, 0.08, 0.25, 0.42, 0.58, 0.68, 0.8, 0.9, 0.95, 1.0)
 DIRT = (0.7, 0.8, 0.85, 1.0, 0.95, 0.8, 0.6, 0.35, 0.22, 0.1, 0.03, 0, 0, 0, 0)
 MARKS = (0.7, 0.65, 0.6, 0.6, 0.55, 0.5, 0.5, 0.5, 0.55, 0.7, 1.0, 0.55, 0.25, 0.1, 0)
-SPREAD = 0.12  # of coins of one grade, as a share of these values
+SPREAD = 0.12  # standard deviation among coins of one grade, as a share of these values
 
-# The colours of silver as its tarnish thickens: none, gold, russet, violet, blue, teal.
+# Colours of silver, from no tarnish to thick tarnish: silver, gold, russet, violet, blue, teal.
 TONING = ((250, 248, 244), (246, 222, 170), (208, 150, 120), (146, 112, 156), (104, 136, 178), (134, 180, 178))
 BACKGROUNDS = ((240, 240, 238), (205, 207, 210), (150, 152, 156), (92, 94, 100), (40, 40, 44), (14, 14, 16))
 
-# A face is drawn in a square of SIZE pixels. Places on it are (right, down) from its centre, in radii of the coin.
+# A face is drawn on SIZE x SIZE pixels. Positions on it are (right, down) from its centre, in radii of the coin.
 SIZE = 1000
 RADIUS = SIZE / 2.02  # in pixels
 AXIS = (np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2) / RADIUS
 RIGHT, DOWN = AXIS[None, :], AXIS[:, None]
 FROM_CENTRE = np.hypot(RIGHT, DOWN)
-STEEPNESS = 60  # how many pixels high the relief's 1 is to the light
+RELIEF_HEIGHT = 60  # height of a relief of 1, in pixels
 
 
 def main() -> None:
@@ -78,21 +78,21 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Return the options of the command line, checked."""
+    """Return the checked command-line options."""
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("--output", type=Path, default=OUTPUT, help="folder for the photos")
-    add("--grades", nargs="+", default=GRADES, help="names on the Sheldon scale, 1 to 70")
-    add("--per-grade", type=int, default=PER_GRADE, help="photos of each grade")
+    add("--grades", nargs="+", default=GRADES, help="grades on the Sheldon scale, 1 to 70")
+    add("--per-grade", type=int, default=PER_GRADE, help="photos per grade")
     add("--seed", type=int, default=SEED, help="the same seed draws the same photos")
-    add("--workers", type=int, default=min(usable_cores(), 61), help="processes that draw (Windows: 61 at most)")
+    add("--workers", type=int, default=min(usable_cores(), 61), help="processes that draw (Windows: at most 61)")
     args = parser.parse_args()
     numbers = [sheldon_number(grade.lower()) for grade in args.grades]
     for grade, number in zip(args.grades, numbers, strict=True):
         if number is None:
-            parser.error(f"--grades: {grade!r} is not on the scale of 1 to 70, as vf30 is")
-        if numbers.count(number) > 1:  # they would get the same photos
-            parser.error(f"--grades: more than one has the number {number}")
+            parser.error(f"--grades: {grade!r} is not on the Sheldon scale, as vf30 is")
+        if numbers.count(number) > 1:  # their photos would be the same
+            parser.error(f"--grades: two have the number {number}")
     if args.per_grade < 1 or args.workers < 1:
         parser.error("--per-grade and --workers must be at least 1")
     if args.seed < 0:
@@ -104,7 +104,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class Look(NamedTuple):
-    """What the grade says about a coin; each is about 0 to 1."""
+    """The properties that depend on the grade; each is about 0 to 1."""
 
     wear: float
     lustre: float
@@ -113,18 +113,18 @@ class Look(NamedTuple):
 
 
 def make_photo(job: tuple[Path, int, int, int]) -> None:
-    """Draw a photo of both faces of one coin and write it, in a worker process.
+    """Draw both faces of a coin and write the photo, in a worker process.
 
     Args:
-        job: the file to write, the number on the Sheldon scale, which of its coins it is, and the seed.
+        job: the file to write, the number on the Sheldon scale, the index of the coin in its grade, and the seed.
     """
     path, number, index, seed = job
     rng = np.random.default_rng([seed, number, index])
     grade = (np.interp(number, SHELDON, values) for values in (WEAR, LUSTRE, DIRT, MARKS))
     look = Look(*(float(value) * rng.normal(1, SPREAD) for value in grade))
 
-    # Nothing from here on tells the grade: on most coins the toning is light, and mostly the light comes from above.
-    toning = [most * rng.uniform() ** 3 for most in (0.25, 0.8, 0.4)]
+    # From here on, nothing depends on the grade. Most coins have light toning and are lit from above.
+    toning = [maximum * rng.uniform() ** 3 for maximum in (0.25, 0.8, 0.4)]
     azimuth, elevation = rng.normal(-100, 45), rng.uniform(38, 55)
     background = rng.choice(BACKGROUNDS) * rng.uniform(0.9, 1.05)
     radius = RADIUS * rng.uniform(0.82, 0.97)
@@ -136,11 +136,11 @@ def make_photo(job: tuple[Path, int, int, int]) -> None:
     for side, face in enumerate(faces()):
         turn = rng.normal(0, 5)
         centre = SIZE / 2 + SIZE * np.clip(rng.normal(0, 0.012, 2), -0.025, 0.025)
-        surface = age(face, look, rng)
-        brightness = shade(surface, look, light_from(azimuth - turn, elevation), rng)
+        surface = wear_face(face, look, rng)
+        brightness = shade(surface, look, light_direction(azimuth - turn, elevation), rng)
         coin = brightness[..., None] * metal_colour(toning, look.dirt, rng)
-        half = draw_background(background, light_from(azimuth, elevation), centre, radius)
-        lay_on(half, coin, turn, centre, radius)
+        half = draw_background(background, light_direction(azimuth, elevation), centre, radius)
+        paste_coin(half, coin, turn, centre, radius)
         photo.paste(half, (side * SIZE, 0))
 
     pixels = np.asarray(photo) * exposure + noise * rng.standard_normal((SIZE, 2 * SIZE, 1), np.float32)
@@ -149,12 +149,12 @@ def make_photo(job: tuple[Path, int, int, int]) -> None:
     os.replace(partial, path)
 
 
-def light_from(azimuth: float, elevation: float) -> tuple[float, float, float]:
+def light_direction(azimuth: float, elevation: float) -> tuple[float, float, float]:
     """Return the direction to the light (right, down, up to the camera), of length 1.
 
     Args:
-        azimuth: where on the edge of the photo it is, in degrees: 0 is right, -90 is above.
-        elevation: how high it stands over the coin, in degrees.
+        azimuth: in degrees; 0 is right, -90 is above.
+        elevation: in degrees over the surface of the coin.
     """
     azimuth, elevation = math.radians(azimuth), math.radians(elevation)
     flat = math.cos(elevation)
@@ -164,7 +164,7 @@ def light_from(azimuth: float, elevation: float) -> tuple[float, float, float]:
 def draw_background(
     colour: np.ndarray, light: tuple[float, float, float], centre: np.ndarray, radius: float
 ) -> Image.Image:
-    """Return the ground that a coin lies on and its shadow, SIZE x SIZE pixels; centre and radius in pixels."""
+    """Return the background with the shadow of a coin, SIZE x SIZE pixels; centre and radius in pixels."""
     coarse = np.linspace(0, SIZE, 100)
     right, down = (coarse[None, :] - centre[0]) / radius, (coarse[:, None] - centre[1]) / radius
     from_shadow = np.hypot(right + 0.05 * light[0], down + 0.05 * light[1])
@@ -173,39 +173,39 @@ def draw_background(
     return to_image(lit[..., None] * colour).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
-def lay_on(ground: Image.Image, coin: np.ndarray, turn: float, centre: np.ndarray, radius: float) -> None:
-    """Lay a face (SIZE, SIZE, 3), turned clockwise by degrees, onto the ground; centre and radius in pixels."""
+def paste_coin(background: Image.Image, coin: np.ndarray, turn: float, centre: np.ndarray, radius: float) -> None:
+    """Paste a face (SIZE, SIZE, 3), turned clockwise by degrees, onto a background; centre and radius in pixels."""
     cut_out = to_image(coin)
     cut_out.putalpha(to_image(255 * RADIUS * (1 - FROM_CENTRE)))
     cos, sin = (RADIUS / radius * ratio(math.radians(turn)) for ratio in (math.cos, math.sin))
     x, y = centre
-    from_ground = (cos, sin, SIZE / 2 - cos * x - sin * y, -sin, cos, SIZE / 2 + sin * x - cos * y)
-    cut_out = cut_out.transform(ground.size, Image.Transform.AFFINE, from_ground, Image.Resampling.BICUBIC)
-    ground.paste(cut_out, mask=cut_out)
+    affine = (cos, sin, SIZE / 2 - cos * x - sin * y, -sin, cos, SIZE / 2 + sin * x - cos * y)
+    cut_out = cut_out.transform(background.size, Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC)
+    background.paste(cut_out, mask=cut_out)
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
-    """Return pixels as an image, grey or RGB; what is below 0 or above 255 is cut off."""
+    """Return pixels as a grey or RGB image; values are clipped to 0 to 255."""
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-# ---------------------------------------------------------------- what time does to a coin
+# ---------------------------------------------------------------- wear, marks, light and colour
 
 
 class Surface(NamedTuple):
-    """A face as the years have left it; each is (SIZE, SIZE), float32."""
+    """A worn face; each is (SIZE, SIZE), float32."""
 
-    relief: np.ndarray  # how high it is, 0 to about 1
-    recess: np.ndarray  # how far it lies below its surroundings
-    bare: np.ndarray  # where the mint's surface is rubbed off, 0 to 1
+    relief: np.ndarray  # height, 0 to about 1
+    recess: np.ndarray  # depth below its surroundings
+    bare: np.ndarray  # how much of the mint's surface is rubbed off, 0 to 1
 
 
-def age(face: "Face", look: Look, rng: np.random.Generator) -> Surface:
-    """Wear and mark a face."""
-    wear = np.clip(look.wear * (1 + 0.2 * patches(5, rng)), 0, 1)
+def wear_face(face: "Face", look: Look, rng: np.random.Generator) -> Surface:
+    """Return a face with wear and marks."""
+    wear = np.clip(look.wear * (1 + 0.2 * random_patches(5, rng)), 0, 1)
     left = 1 - wear
 
-    # Fine detail goes first, then what stands out from its surroundings is cut off, and in the end all gets flat.
+    # Wear blurs fine detail first, then takes off what stands out from its surroundings, and in the end flattens all.
     to_soft, to_blunt = np.minimum(2 * wear, 1), np.maximum(2 * wear - 1, 0)
     relief = face.sharp + to_soft * (face.soft - face.sharp) + to_blunt * (face.blunt - face.soft)
     detail = relief - face.broad
@@ -218,7 +218,7 @@ def age(face: "Face", look: Look, rng: np.random.Generator) -> Surface:
 
 
 def dents(amount: float, rng: np.random.Generator) -> np.ndarray:
-    """Return how deep other coins have hit and scratched a face, (SIZE, SIZE), 0 to 0.07."""
+    """Return the depth of random contact marks, scratches and nicks, (SIZE, SIZE), 0 to 0.07."""
     picture = Image.new("L", (SIZE, SIZE))
     draw = ImageDraw.Draw(picture)
 
@@ -232,7 +232,7 @@ def dents(amount: float, rng: np.random.Generator) -> np.ndarray:
     for _ in range(rng.poisson(8 * amount)):  # scratches
         length, depth = rng.uniform(80, 400), rng.uniform(0.1, 0.35)
         add_line(*rng.uniform(0, SIZE, 2), length, rng.uniform(0, math.pi), depth, 1)
-    for _ in range(rng.poisson(6 * amount)):  # nicks in the rim, across it
+    for _ in range(rng.poisson(6 * amount)):  # nicks across the rim
         angle = rng.uniform(0, 2 * math.pi)
         x, y = SIZE / 2 + RADIUS * math.cos(angle), SIZE / 2 + RADIUS * math.sin(angle)
         add_line(x, y, rng.uniform(10, 50), angle + rng.normal(0, 0.5), 1, int(rng.integers(2, 7)))
@@ -240,17 +240,17 @@ def dents(amount: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def shade(surface: Surface, look: Look, light: tuple[float, float, float], rng: np.random.Generator) -> np.ndarray:
-    """Return how bright a face is in a light, (SIZE, SIZE), from 0 to somewhat above 1 where it glitters."""
-    slope_down, slope_right = np.gradient(surface.relief * STEEPNESS)
+    """Return the brightness of a face, (SIZE, SIZE), from 0 to slightly above 1 in highlights."""
+    slope_down, slope_right = np.gradient(surface.relief * RELIEF_HEIGHT)
     upright = 1 / np.sqrt(1 + slope_right**2 + slope_down**2)
     towards_light = light[0] * slope_right + light[1] * slope_down
-    halfway = math.sqrt((1 + light[2]) / 2)  # the height of the direction midway between the light and the camera
+    halfway = math.sqrt((1 + light[2]) / 2)  # height of the direction halfway between light and camera (Blinn-Phong)
     lit = np.maximum((light[2] - towards_light) * upright, 0)
     gleam = np.maximum((halfway - towards_light / (2 * halfway)) * upright, 0) ** 12
     worn = 0.12 + 0.5 * lit**2 + 0.22 * gleam
 
-    # The metal of a fresh coin has flowed outwards in fine lines. They shine where they lie square to the light, in two
-    # bright wedges that turn with the coin: the cartwheel.
+    # The metal of a new coin has fine flow lines from the centre outwards. They shine where they are perpendicular to
+    # the light: two bright wedges, the cartwheel effect.
     from_centre = np.maximum(FROM_CENTRE, 0.05)
     outwards = (RIGHT * slope_right + DOWN * slope_down) / from_centre
     sunward = (RIGHT * light[0] + DOWN * light[1]) / from_centre
@@ -259,7 +259,7 @@ def shade(surface: Surface, look: Look, light: tuple[float, float, float], rng: 
     fresh = (0.16 + 0.32 * lit + 0.16 * gleam + 0.42 * cartwheel * upright) * (1 + 0.07 * flow_lines())
 
     brightness = worn + look.lustre * (1 - surface.bare) * (fresh - worn)
-    brightness *= np.exp(-look.dirt * (1 + 0.25 * patches(6, rng)) * (0.25 + 8 * surface.recess))
+    brightness *= np.exp(-look.dirt * (1 + 0.25 * random_patches(6, rng)) * (0.25 + 8 * surface.recess))
     return 1.28 * brightness * (1 + 0.12 * (RIGHT * light[0] + DOWN * light[1]))
 
 
@@ -267,31 +267,31 @@ def metal_colour(toning: list[float], dirt: float, rng: np.random.Generator) -> 
     """Return the colours of a face, (SIZE, SIZE, 3), 0 to 255.
 
     Args:
-        toning: how much there is everywhere, at the rim, and in patches, 0 to 1.
-        dirt: how much it browns the coin, 0 to 1.
-        rng: places the patches.
+        toning: its amount everywhere, at the rim, and in patches, 0 to 1.
+        dirt: how brown the coin is, 0 to 1.
+        rng: for the patches.
     """
     everywhere, at_rim, in_patches = toning
-    thickness = everywhere + at_rim * FROM_CENTRE**4 * (1 + 0.4 * patches(4, rng))
-    thickness += in_patches * np.maximum(patches(5, rng), 0)
+    thickness = everywhere + at_rim * FROM_CENTRE**4 * (1 + 0.4 * random_patches(4, rng))
+    thickness += in_patches * np.maximum(random_patches(5, rng), 0)
     steps = np.linspace(0, len(TONING) - 1, 256)
     colours = np.stack([np.interp(steps, range(len(TONING)), channel) for channel in zip(*TONING, strict=True)], axis=1)
     colours *= (1, 1 - 0.04 * dirt, 1 - 0.12 * dirt)
     return colours.astype(np.float32)[np.clip(255 * thickness, 0, 255).astype(np.uint8)]
 
 
-def patches(cells: int, rng: np.random.Generator) -> np.ndarray:
-    """Return soft random patches, (SIZE, SIZE), about -2 to 2; a side is a number of cells long."""
+def random_patches(cells: int, rng: np.random.Generator) -> np.ndarray:
+    """Return smooth noise, (SIZE, SIZE), about -2 to 2, interpolated from `cells` x `cells` random values."""
     noise = Image.fromarray(rng.standard_normal((cells, cells), np.float32))
     return np.asarray(noise.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
 
 @functools.cache
 def flow_lines() -> np.ndarray:
-    """Return rays from the centre, as random noise, (SIZE, SIZE), of mean 0 and standard deviation 1."""
+    """Return noise that is streaked outwards from the centre, (SIZE, SIZE), of mean 0 and standard deviation 1."""
     noise = Image.fromarray(np.random.default_rng(0).standard_normal((SIZE, SIZE), np.float32))
     rays = np.zeros((SIZE, SIZE), np.float32)
-    for zoom in np.linspace(0.9, 1, 16):  # noise over itself, ever larger, leaves streaks
+    for zoom in np.linspace(0.9, 1, 16):  # the sum of enlarged copies of the noise is streaked
         edge = (1 - zoom) * SIZE / 2
         matrix = (zoom, 0, edge, 0, zoom, edge)
         rays += np.asarray(noise.transform(noise.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
@@ -302,7 +302,7 @@ def flow_lines() -> np.ndarray:
 
 
 class Face(NamedTuple):
-    """One side of the coin as it was struck, ever more blurred; each is (SIZE, SIZE), float32, from 0 to about 1."""
+    """The relief of an unworn face at four levels of blur; each is (SIZE, SIZE), float32, from 0 to about 1."""
 
     sharp: np.ndarray
     soft: np.ndarray
@@ -312,14 +312,14 @@ class Face(NamedTuple):
 
 @functools.cache
 def faces() -> tuple[Face, Face]:
-    """Return the obverse and the reverse. They are the same for all coins; each process makes them once."""
+    """Return the obverse and the reverse, which are the same for all coins."""
     obverse, reverse = (Face(*(blur(relief, pixels) for pixels in (1.2, 3, 7, 14))) for relief in (owl(), wreath()))
     return obverse, reverse
 
 
 def owl() -> np.ndarray:
     """Return the relief of the obverse: an owl on a branch, and stars. The left half mirrors the right one."""
-    relief = blank()
+    relief = blank_relief()
     for x, y, size in ((0.56, -0.28, 0.05), (0.66, -0.04, 0.035), (0.5, 0.12, 0.03)):  # stars
         for degrees in range(-90, 270, 72):
             x_tip, y_tip = (
@@ -362,7 +362,7 @@ def owl() -> np.ndarray:
 
 def wreath() -> np.ndarray:
     """Return the relief of the reverse: the denomination in a laurel wreath. The left half mirrors the right one."""
-    relief = blank()
+    relief = blank_relief()
     relief[(np.abs(FROM_CENTRE - 0.565) < 0.012) & (DOWN > -0.5)] = 0.3  # stem
     for degrees in np.linspace(74, -56, 10):
         cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
@@ -381,8 +381,8 @@ def wreath() -> np.ndarray:
     return relief
 
 
-def blank() -> np.ndarray:
-    """Return a relief with a rim and a border of beads, and nothing else yet."""
+def blank_relief() -> np.ndarray:
+    """Return a relief with only a rim and a border of beads."""
     relief = np.where(FROM_CENTRE > 0.945, 0.55, 0.1 * FROM_CENTRE**4)
     for angle in np.linspace(0, 2 * math.pi, 112, endpoint=False):
         add_petal(relief, 0.91 * math.cos(angle), 0.91 * math.sin(angle), 0.02, 0.02, 0, 0.35, ground=0.08)
@@ -401,17 +401,17 @@ def add_petal(
     lean: float = 0.0,
     ground: np.ndarray | float = 0.0,
 ) -> None:
-    """Lay a dome over what is there: an ellipse, or a leaf that is pointed at both ends.
+    """Add a dome to a relief: an ellipse, or a leaf that is pointed at both ends.
 
     Args:
-        relief: to be changed, (SIZE, SIZE).
-        x, y: its middle.
-        length, width: from its middle to its ends and to its sides.
-        degrees: where its tip points; 0 is right, 90 is down.
-        height: of the dome.
-        pointed: a leaf.
-        lean: how much higher the dome is at the tip, and lower at the other end.
-        ground: what it stands on, (SIZE, SIZE) or the same everywhere.
+        relief: (SIZE, SIZE), changed in place.
+        x, y: centre of the dome.
+        length, width: from its centre to its ends and to its sides.
+        degrees: direction of its tip; 0 is right, 90 is down.
+        height: of the dome at its centre.
+        pointed: draw a leaf.
+        lean: share by which the dome is higher at its tip, and lower at the other end.
+        ground: height that the dome is added to, (SIZE, SIZE) or the same everywhere.
     """
     reach = max(length, width)
     rows, columns = (slice(*np.searchsorted(AXIS, (middle - reach, middle + reach))) for middle in (y, x))
@@ -425,7 +425,7 @@ def add_petal(
 
 
 def add_feathers(relief: np.ndarray, x: float, y: float, width: float, height: float, size: float) -> None:
-    """Cover an ellipse with rows of feathers, from the lowest to the highest, each lying over the one below."""
+    """Cover an ellipse with overlapping rows of feathers, from the lowest row to the highest."""
     ground = relief.copy()
     rows, columns = int(height / size), int(width / size) + 1
     for row in range(rows, -rows - 1, -1):
@@ -436,21 +436,21 @@ def add_feathers(relief: np.ndarray, x: float, y: float, width: float, height: f
 
 
 def mirror(relief: np.ndarray) -> None:
-    """Make the left half the mirror image of the right one."""
+    """Replace the left half by the mirror image of the right half."""
     relief[:, : SIZE // 2] = relief[:, : SIZE // 2 - 1 : -1]
 
 
 def add_text(relief: np.ndarray, text: str, size: float, y: float, bend: float = 1000.0) -> None:
-    """Raise letters, their middle below (y > 0) or above the centre, on a circle.
+    """Add letters to a relief, on a circle and centred below (y > 0) or above the centre of the coin.
 
     Args:
-        relief: to be changed, (SIZE, SIZE).
-        text: what to write.
+        relief: (SIZE, SIZE), changed in place.
+        text: the letters.
         size: of the font.
-        y: where the middle of the text is.
-        bend: radius of the circle; negative if the letters stand on its inside. A large one makes the line straight.
+        y: position of the middle of the text.
+        bend: radius of the circle; negative if the letters stand on its inside. A large radius makes a straight line.
     """
-    unit = 2 * RADIUS  # drawn twice as large, for smooth edges
+    unit = 2 * RADIUS  # pixels in a coin's radius; drawn at twice the size for smooth edges
     pixels = size * unit
     font = ImageFont.load_default(pixels)
     advances = [(font.getlength(letter) + 0.16 * pixels) / unit for letter in text]
@@ -460,7 +460,7 @@ def add_text(relief: np.ndarray, text: str, size: float, y: float, bend: float =
         turn = (position + advance / 2) / bend
         position += advance
         glyph = Image.new("L", (int(2 * pixels), int(2 * pixels)))
-        baseline = (pixels, 1.36 * pixels)  # puts the middle of a capital letter in the middle
+        baseline = (pixels, 1.36 * pixels)  # centres capital letters
         ImageDraw.Draw(glyph).text(baseline, letter, 255, font, "ms", stroke_width=round(pixels / 24))
         left = SIZE + unit * bend * math.sin(turn) - pixels
         top = SIZE + unit * (y + bend * (1 - math.cos(turn))) - pixels
@@ -471,7 +471,7 @@ def add_text(relief: np.ndarray, text: str, size: float, y: float, bend: float =
 
 
 def blur(relief: np.ndarray, pixels: float) -> np.ndarray:
-    """Return a relief blurred by a Gaussian of that standard deviation."""
+    """Return a relief blurred by a Gaussian with a standard deviation of `pixels`."""
     frequencies = np.fft.fftfreq(SIZE)[:, None] ** 2 + np.fft.rfftfreq(SIZE) ** 2
     damping = np.exp(-2 * (math.pi * pixels) ** 2 * frequencies)
     return np.fft.irfft2(np.fft.rfft2(relief) * damping, relief.shape).astype(np.float32)

@@ -1,4 +1,4 @@
-"""How commands look and end: help with examples and defaults, a user's mistake in a line or two, no tracebacks."""
+"""What all commands share: help with defaults, errors in a line or two without a traceback, options as values."""
 
 import argparse
 import ctypes
@@ -9,25 +9,25 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt, in malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt, from malloc.h
 
 
 class UserError(Exception):
-    """Something the user can put right. The message says what was wrong and what to do."""
+    """A mistake that the user can correct. The message says what was wrong and what to do."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Shows a script's docstring as it is written, and defaults as one would type them; tells a mistake in a line."""
+    """A parser whose help shows a script's docstring and the defaults, and whose errors take one line."""
 
     def __init__(self, description: str | None):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2."""
+        """Print the message and exit with status 2."""
         self.exit(2, f"Error: {message} (--help explains the options)\n")
 
     def check_minimum(self, args: argparse.Namespace, least: float, *names: str) -> None:
-        """Exit with 2 if one of these options, or one of its numbers, is not at least so large; nan is not."""
+        """Exit with status 2 if one of these options, or a number in its list, is below `least` or nan."""
         for name in names:
             value = getattr(args, name)
             numbers = value if isinstance(value, list | tuple) else [value]
@@ -51,13 +51,13 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a script's `main` and exit: with 0 or what it returns, 1 after a mistake or a full disk, 130 after Ctrl-C."""
+    """Run a script's `main`, then exit with its status: 0 or what it returned, 1 after an error, 130 after Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
+        stream.reconfigure(errors="backslashreplace")  # for file names that the terminal cannot show
     keep_freed_memory()
     try:
         sys.exit(main())
-    except BrokenPipeError:  # what reads our output (head, less) has gone; keep Python from complaining at exit
+    except BrokenPipeError:  # the reader of our output (head, less) has ended; prevents an error message at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (UserError, OSError) as error:
@@ -65,23 +65,23 @@ def run(main: Callable[[], int | None]) -> None:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        sys.exit("Error: out of memory: close other programs, or take smaller photos or a smaller network.")
+        sys.exit("Error: out of memory: close other programs, or use smaller photos or a smaller network.")
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         sys.exit(130)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether Python, or PyTorch on any device, had no memory left."""
-    said = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+    """Tell whether Python, or PyTorch on any device, ran out of memory."""
+    messages = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(message in str(error) for message in messages)
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep the memory of a freed tensor or photo for the next one.
+    """Make glibc keep freed memory for the next tensor or photo.
 
-    By itself it returns large pieces to the system, and gets them anew page by page (mallopt(3)): up to a quarter of a
-    training step on a CPU. Other systems' C libraries stay as they are.
+    By default, it returns large blocks to the system and gets them back page by page (see mallopt(3)), which takes up
+    to a quarter of a training step on a CPU. Other C libraries are left as they are.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_MAX, 0)
@@ -89,33 +89,33 @@ def keep_freed_memory() -> None:
 
 
 def set_stop_handler(handler: Callable[[int, Any], None] | None) -> None:
-    """Choose what Ctrl-C and SIGTERM call; with None, they stop the command at once."""
+    """Set the function that Ctrl-C and SIGTERM call. With None, they stop the command at once."""
     signal.signal(signal.SIGINT, handler or signal.default_int_handler)
     signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
 def config_from_args(args: argparse.Namespace, without: Collection[str]) -> dict:
-    """Return options as values that a checkpoint may hold."""
+    """Return the options as plain values for a checkpoint, except those in `without`."""
     values = {name: value for name, value in vars(args).items() if name not in without}
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def config_to_flags(config: dict) -> list[str]:
-    """Return options as one would type them, so that those of a checkpoint are checked like those of the user."""
-    typed = []
+    """Return the options of a checkpoint as command-line flags, so that they are checked like the user's."""
+    flags = []
     for name, value in config.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            typed.append(f"--{flag}" if value else f"--no-{flag}")
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
         elif isinstance(value, list | tuple):
-            typed += [f"--{flag}", *map(str, value)]
+            flags += [f"--{flag}", *map(str, value)]
         elif value is not None:
-            typed.append(f"--{flag}={value}")
-    return typed
+            flags.append(f"--{flag}={value}")
+    return flags
 
 
 def printable(text: object) -> str:
-    r"""Return a text, such as the name of a file, with line breaks and other control characters as \n, \x1b."""
+    r"""Return a text, such as a file name, with control characters escaped: a line break as \n."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
 
 

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, or share their content; one run at a time, and room on the disk."""
+"""Write files and folders completely or not at all; hard links; a lock against a second run; disk space."""
 
 import errno
 import os
@@ -10,12 +10,12 @@ from pathlib import Path
 from coinkit.cli import UserError
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)}
-SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # what systems put into folders
-LOCK_PATIENCE = 1  # seconds; workers of a run that was killed may hold its lock a moment longer than it
+SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # macOS and Windows put them into folders
+LOCK_TIMEOUT = 1  # in seconds; the workers of a killed run may hold its lock a moment longer
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` a hard link to `source`, or to what that points to, or a copy where the file system cannot link."""
+    """Make `target` a hard link to `source` (following symbolic links), or a copy if the file system has no links."""
     try:
         os.link(os.path.realpath(source), target)
     except OSError:
@@ -24,32 +24,32 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """Yield a name beside `target` to write to; it takes the place of `target` at the end, if nothing went wrong."""
+    """Yield a temporary path beside `target` to write to; it replaces `target` at the end, unless there is an error."""
     partial = target.with_name(f"{target.name}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial.unlink(missing_ok=True)  # a run that was killed may have left it, as another name of a file to be kept
+    partial.unlink(missing_ok=True)  # a killed run may have left it, as a hard link to a file that must not change
     try:
         yield partial
         with partial.open("rb+") as file:
-            os.fsync(file.fileno())  # else a computer that crashes may have the new name before the new content
+            os.fsync(file.fileno())  # or a crash of the computer could leave the new name without its content
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def atomic_link(file: Path, target: Path) -> None:
-    """Make `target` another name of a file, or a copy; it takes the place of what was there, whole or not at all."""
+    """Replace `target` by a hard link to a file, or by a copy, completely or not at all."""
     with atomic_write(target) as partial:
         link_or_copy(file, partial)
 
 
-def hidden_sibling(folder: Path, word: str) -> Path:
-    """Return a hidden name beside a folder for what belongs to it: its "lock", its "previous" content, ..."""
-    return folder.with_name(f".{folder.name}.{word}")
+def hidden_sibling(folder: Path, suffix: str) -> Path:
+    """Return a hidden path beside a folder: ".coin_dataset.lock" for "coin_dataset" and "lock"."""
+    return folder.with_name(f".{folder.name}.{suffix}")
 
 
 def replace_folder(folder: Path, partial: Path) -> None:
-    """Put the finished `partial` in the place of `folder`; whatever goes wrong, one of the two is there."""
+    """Replace `folder` by the finished `partial`. If that fails, `folder` is there as before."""
     previous = hidden_sibling(folder, "previous")
     if folder.exists():
         os.rename(folder, previous)
@@ -62,7 +62,7 @@ def replace_folder(folder: Path, partial: Path) -> None:
 
 
 def restore_previous(folder: Path) -> None:
-    """Put the previous folder back if a run was killed in the instant between the two renames."""
+    """Put the previous folder back, in case a run was killed between the two renames of `replace_folder`."""
     previous = hidden_sibling(folder, "previous")
     if previous.exists() and not folder.exists():
         os.rename(previous, folder)
@@ -71,7 +71,7 @@ def restore_previous(folder: Path) -> None:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target` to write to; it takes the place of `target` if nothing goes wrong."""
+    """Yield an empty folder beside `target` to write to; it replaces `target` at the end, unless there is an error."""
     target = target.resolve()
     restore_previous(target)
     partial = hidden_sibling(target, "partial")
@@ -86,38 +86,42 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def exclusive_lock(lock_file: Path, what: str) -> Iterator[None]:
-    """Hold a lock, which the system lets go of when this process ends, whatever ends it.
+    """Hold a lock file. The system releases the lock when this process ends, even if it is killed.
 
     Args:
-        lock_file: made for the time.
-        what: the lock stands for, for the message.
+        lock_file: created, and deleted at the end.
+        what: what is being written, for the message.
 
     Raises:
         UserError: another process holds it.
     """
-    from filelock import FileLock, Timeout  # takes time that predict.py can save
+    from filelock import FileLock, Timeout  # slow to import, and predict.py does not need it
 
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(lock_file, timeout=LOCK_PATIENCE):
+        with FileLock(lock_file, timeout=LOCK_TIMEOUT):
             try:
                 yield
             finally:
                 if os.name == "posix":
-                    lock_file.unlink(missing_ok=True)  # elsewhere FileLock does it
+                    lock_file.unlink(missing_ok=True)  # on Windows, FileLock deletes it
     except Timeout:
-        raise UserError(f"another run is writing {what}: wait for its end, or choose another --output.") from None
+        raise UserError(f"another run is writing {what}: wait until it ends, or choose another --output.") from None
 
 
 @contextmanager
 def require_disk_space(needed: int, folder: Path) -> Iterator[None]:
-    """Tell the user how many bytes are needed in `folder`: now if they are not there, or when the disk fills up.
+    """Check that `folder` has enough free disk space, and turn a full disk later on into an error message.
+
+    Args:
+        needed: estimate in bytes.
+        folder: created if it does not exist.
 
     Raises:
-        UserError: there is no room.
+        UserError: there is not enough space.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    advice = f"about {format_bytes(needed)} are needed in {folder.resolve()}: make room, or choose another --output"
+    advice = f"about {format_bytes(needed)} are needed in {folder.resolve()}: free some, or choose another --output"
     if shutil.disk_usage(folder).free < needed:
         raise UserError(f"{format_bytes(shutil.disk_usage(folder).free)} are free, and {advice}.")
     try:
@@ -129,7 +133,7 @@ def require_disk_space(needed: int, folder: Path) -> Iterator[None]:
 
 
 def format_bytes(count: float) -> str:
-    """Return a number of bytes for people: "1.8 GB"."""
+    """Return a number of bytes in a readable form, such as "1.8 GB"."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"
