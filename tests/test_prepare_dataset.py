@@ -196,6 +196,22 @@ def test_a_photo_that_moved_is_not_gone(images, tmp_path):
     assert splits(after) == splits(before)
 
 
+def test_a_manifest_without_a_newer_column_keeps_its_splits_and_a_damaged_one_is_an_error(images, tmp_path):
+    before = prepare(tmp_path)
+    path = tmp_path / "coin_dataset" / "manifest.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [name for name in next(iter(before.values())) if name != "note"])
+        writer.writeheader()
+        for source, row in before.items():
+            del row["note"]
+            writer.writerow(row | {"source": f"images/{source}"})
+    assert splits(prepare(tmp_path)) == splits(before)
+    path.write_text(path.read_text("utf-8").replace(",240,", ",wide,"), "utf-8")
+    damaged = path.read_bytes()
+    assert_fails(run_script("prepare_dataset.py", cwd=tmp_path), "manifest.csv is damaged", "move")
+    assert path.read_bytes() == damaged
+
+
 def test_photos_in_other_folders_are_told_of(images, tmp_path):
     for folder in (images / "vf30" / "4000x2000", images / "vf30" / "6000x3000" / "more", images):
         folder.mkdir(exist_ok=True)
