@@ -73,7 +73,7 @@ def read_photo(path: Path, sizes: set[tuple[int, int]]) -> Photo | PhotoError:
 def mean_probabilities(networks: list[Network], photos: list[Photo], tta: bool, device: torch.device) -> Tensor:
     """Return the probabilities of the grades, (N, classes): the mean over networks and, with `tta`, over views.
 
-    It is the mean of calibrated logits: that of probabilities is less sure than it is right (benchmarks/accuracy.md).
+    It is the mean of calibrated logits: that of probabilities is less sure than it is right (docs/experiments.md).
     """
     logits = []
     for network in networks:

@@ -20,7 +20,7 @@ SAME_COIN_BITS = 40
 
 # Up to this many photos, every hash is compared with every other. With more, the hashes are sorted in several orders,
 # and each is compared with its next neighbours. Among a million photos, that finds 99 % of the pairs that differ in 40
-# bits, and more of the closer ones. (python -m benchmarks.million)
+# bits, and more of the closer ones. (python -m benchmarks.scaling)
 COMPARE_ALL_LIMIT = 20_000
 SORT_ORDERS = 100
 NEIGHBOURS = 16

@@ -63,7 +63,7 @@ def regularisation_factor(progress: float) -> float:
     """Return the share of full dropout and augmentation at a progress of 0 to 1: a linear rise over the first half.
 
     At full strength, dropout hides the little by which the features of an untrained network differ from coin to coin,
-    so that for many epochs it learns nothing (benchmarks/accuracy.md). Dropout that grows is that of Morerio et al.
+    so that for many epochs it learns nothing (docs/experiments.md). Dropout that grows is that of Morerio et al.
     2017, "Curriculum Dropout", arXiv 1703.06229.
     """
     return min(1.0, 2 * progress)
