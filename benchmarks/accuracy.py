@@ -1,13 +1,13 @@
-"""Accuracy on real coins: train the recipe, and the recipe without each of its parts, and score the test split
+"""Accuracy on real coins: train the recipe, and the recipe without each of its parts, on folds that it has not seen
 
-    python -m benchmarks.accuracy --coins ../coins/morgan        the rows that accuracy.jsonl lacks, then the tables
-    python -m benchmarks.accuracy --coins ../coins/morgan --scale small --rows ours guide --tasks 5 --seeds 0
-    python -m benchmarks.accuracy --table                        only the tables of what accuracy.jsonl has
+    python -m benchmarks.accuracy --coins ../coins                 the runs that accuracy.jsonl lacks, then the tables
+    python -m benchmarks.accuracy --coins ../coins --tasks us-29-series --scale small --rows ours --seeds 0 1 2
+    python -m benchmarks.accuracy --table                          only the tables of what accuracy.jsonl has
 
-The photos are in a folder for each grade: COINS/<grade>/*.jpg. Each row of the table is trained for each task (5
-classes, or 27: every grade is a class) and each seed, which prepare_dataset.py and the training share. Choices are made
-on the validation split; the test split is scored once, at the end of a run. Each result is added to accuracy.jsonl as
-soon as it is there. After an interruption, the same command goes on.
+A set of coins is a folder with a folder of photos for each grade: COINS/morgan/<grade>/*.jpg. Each row of a table is
+trained for each task and seed. The seed chooses the split; in a task by series it is the number of the fold, 0 to 4.
+Choices are made on validation photos; the test photos are scored once, at the end of a run. Each result is added to
+accuracy.jsonl as soon as it is there. After an interruption, the same command goes on.
 """
 
 import argparse
@@ -36,16 +36,45 @@ from coinkit.dataset import Split, find_split
 from coinkit.devices import find_device
 from coinkit.grades import sheldon_number
 from coinkit.inference import Network
-from coinkit.metrics import METRICS, score
+from coinkit.metrics import METRICS, Predictions, score
+from coinkit.photos import PHOTO_FOLDER
 from coinkit.report import evaluate
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "accuracy.jsonl"
 SCRATCH = HERE / "scratch"
-TASKS = ("5", "27")
 SEEDS = (0, 1, 2)
 FIVE_CLASSES = {"g": 6, "f": 15, "vf": 35, "xf": 58, "ms": 70}  # the highest number of each on the Sheldon scale
+FOLDS = 5  # of a task by series
+VAL_SHARE = 12  # percent of the photos to learn from, in a task by series
+
+
+class Task(NamedTuple):
+    """What is learned, and on which photos it is tested."""
+
+    coins: str  # folder of the set
+    single_grades: bool = False  # every grade is a class; else there are five
+    by_series: bool = False  # test on series of coins that are not in training; their name ends at the last "-"
+
+    @property
+    def columns(self) -> list[str]:
+        """The metrics in its table."""
+        return ["accuracy", "accuracy_within_1", *(["accuracy_within_3"] if self.single_grades else []), "mae", "ece"]
+
+    @property
+    def five_class_columns(self) -> list[str]:
+        """The metrics in its table for the grades summed to five classes."""
+        return ["accuracy", "accuracy_within_1", "mae"] if self.single_grades else []
+
+
+TASKS = {
+    "morgan-5": Task("morgan"),
+    "morgan-27": Task("morgan", single_grades=True),
+    "us-5": Task("us"),
+    "us-5-series": Task("us", by_series=True),
+    "us-29-series": Task("us", single_grades=True, by_series=True),
+}
 
 LARGER_PHOTOS = "--image-width 512 --image-height 256"
 # A run of the default network takes hours without a GPU, so what is compared is narrower and sees smaller photos.
@@ -122,12 +151,12 @@ ROWS = {
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--coins", type=Path, help="folder of <grade>/*.jpg")
+    parser.add_argument("--coins", type=Path, help="folder of the sets")
     parser.add_argument("--scale", choices=SCALES, default="quarter")
     single = [name for name, row in ROWS.items() if len(row.networks) == 1]
     rows_help = f"by default all of one network; {'; '.join(ROWS)}"
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=single, metavar="ROW", help=rows_help)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["morgan-5", "morgan-27"])
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--jobs", type=int, default=usable_cores(), help="how many to train at once, sharing the cores")
     parser.add_argument("--table", action="store_true", help="train nothing")
@@ -137,17 +166,17 @@ def main() -> None:
         train_and_test(args.scale, args.rows[0], args.tasks[0], args.seeds[0])
         return
     if not args.table:
-        if not args.coins or not any(args.coins.glob("*/*.jpg")):
-            parser.error("--coins: name a folder of <grade>/*.jpg")
+        if not args.coins:
+            parser.error("--coins: name the folder of the sets")
         for task, seed in product(args.tasks, args.seeds):
-            prepare(args.coins, task, seed)
+            prepare(args.coins / TASKS[task].coins, task, seed)
         done = {key(result) for result in read_results()}
         jobs = [job for job in product([args.scale], args.rows, args.tasks, args.seeds) if job not in done]
         threads = max(1, usable_cores() // args.jobs)
         with ThreadPoolExecutor(args.jobs) as pool:
             for job in jobs:
                 pool.submit(run_apart, job, threads)
-    print_table(read_results())
+    print_tables(read_results())
 
 
 def key(result: dict) -> tuple:
@@ -162,21 +191,46 @@ def read_results() -> list[dict]:
 
 def prepare(coins: Path, task: str, seed: int) -> None:
     """Prepare the dataset of a task and a seed, if it is not there yet."""
-    images, dataset = SCRATCH / f"images-{task}", SCRATCH / f"dataset-{task}-{seed}"
+    images, dataset = SCRATCH / f"images-{task}-{seed}", SCRATCH / f"dataset-{task}-{seed}"
     if dataset.exists():
         return
-    for photo in coins.glob("*/*.jpg"):
-        target = images / (five_class(photo.parent.name) if task == "5" else photo.parent.name) / "6000x3000"
-        target.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(photo, target / f"{photo.parent.name}-{photo.name}")
+    photos = sorted(coins.glob("*/*.jpg"))
+    if not photos:
+        sys.exit(f"no photos in {coins}/<grade>/")
+    held_out = photos_of_fold(photos, seed) if TASKS[task].by_series else set()
+    for photo in photos:
+        if photo not in held_out:
+            copy(photo, images / class_of(photo, task) / PHOTO_FOLDER)
     command = [sys.executable, ROOT / "prepare_dataset.py", "--source", images, "--output", dataset]
     command += ["--seed", str(seed)]
+    command += ["--ratios", str(100 - VAL_SHARE), str(VAL_SHARE), "0"] if held_out else []
     subprocess.run(command, check=True)
+    for photo in held_out:
+        copy(photo, dataset / "test" / class_of(photo, task))
+    shutil.rmtree(images)
+
+
+def photos_of_fold(photos: list[Path], fold: int) -> set[Path]:
+    """Return the photos of every fifth series, from the one with the number of the fold on."""
+    series = sorted({photo.stem.rpartition("-")[0] for photo in photos})
+    return {photo for photo in photos if series.index(photo.stem.rpartition("-")[0]) % FOLDS == fold}
+
+
+def class_of(photo: Path, task: str) -> str:
+    """Return the class of a photo: its grade, or the one of the five that the grade belongs to."""
+    grade = photo.parent.name
+    return grade if TASKS[task].single_grades else five_class(grade)
 
 
 def five_class(grade: str) -> str:
     """Return which of the five classes a grade belongs to."""
     return next(name for name, highest in FIVE_CLASSES.items() if sheldon_number(grade) <= highest)
+
+
+def copy(photo: Path, folder: Path) -> None:
+    """Copy a photo to a folder, under a name that tells its grade."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(photo, folder / f"{photo.parent.name}-{photo.name}")
 
 
 def run_folder(scale: str, row: str, task: str, seed: int) -> Path:
@@ -220,6 +274,8 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     predictions, before = (evaluate(graders, classes, test, device).predictions for graders in (networks, uncalibrated))
     result = {"scale": scale, "row": row, "task": task, "seed": seed, "count": len(predictions.labels)}
     result |= score(predictions) | {"ece_before": score(before)["ece"]}
+    if TASKS[task].single_grades:
+        result["five_classes"] = score(sum_to_five_classes(predictions, classes))
     result |= {"best_epoch": best["progress"]["best_epoch"], "val_accuracy": best["best_val_acc"]}
     result |= {"parameters": sum(parameter.numel() for parameter in model.parameters())}
     log = {name: EventAccumulator(f"{best['progress']['log_dir']}/{name}").Reload() for name in ("train", "val")}
@@ -242,25 +298,35 @@ def train(dataset: Path, folder: Path, options: list[str]) -> tuple[nn.Module, d
     return coin.build_model(best, folder / coin.BEST), best
 
 
-def print_table(results: list[dict]) -> None:
-    """Print mean and standard deviation over the seeds, a line for each row, scale and task."""
-    names = {key: metric.name for key, metric in METRICS.items()} | {"ece_before": "ECE without the temperature"}
-    for task, columns in (
-        ("5", ["accuracy", "accuracy_within_1", "mae"]),
-        ("27", ["mae", "accuracy_within_3", "accuracy"]),
-    ):
-        columns += ["kappa", "mae_sheldon", "ece_before", "ece"]
-        titles = [names[column] for column in columns] + ["epochs to the fixed guide's accuracy"]
-        print(f"\n| {task} grades | seeds | {' | '.join(titles)} |")
-        print("| --- " * (2 + len(titles)) + "|")
+def sum_to_five_classes(predictions: Predictions, grades: list[str]) -> Predictions:
+    """Return the predictions of the five classes, whose probabilities are the sums of those of their grades."""
+    classes = list(FIVE_CLASSES)
+    class_of_grade = np.array([classes.index(five_class(grade)) for grade in grades])
+    probabilities = predictions.probabilities @ np.eye(len(classes))[class_of_grade]
+    return Predictions.from_probabilities(probabilities, class_of_grade[predictions.labels], classes)
+
+
+def print_tables(results: list[dict]) -> None:
+    """Print mean and standard deviation over the seeds, a table for each task, a line for each row and scale."""
+    names = {key: metric.name for key, metric in METRICS.items()}
+    for name, task in TASKS.items():
+        titles = [names[column] for column in task.columns]
+        titles += [f"{names[column]}, of 5 classes" for column in task.five_class_columns]
+        titles += ["ECE without the temperature", "epochs to the fixed guide's accuracy"]
+        lines = []
         for scale, row in product(SCALES, ROWS):
-            found = [
-                result for result in results if (result["scale"], result["row"], result["task"]) == (scale, row, task)
-            ]
+            found = [result for result in results if key(result)[:3] == (scale, row, name)]
             if found:
-                cells = [mean_and_deviation([result[column] for result in found]) for column in columns]
-                cells.append(mean_and_deviation([epochs_to_fixed_guide(result, results) for result in found]))
-                print(f"| {row} ({scale}) | {len(found)} | {' | '.join(cells)} |")
+                values = [[result[column] for result in found] for column in task.columns]
+                values += [
+                    [result.get("five_classes", {}).get(column, math.nan) for result in found]
+                    for column in task.five_class_columns
+                ]
+                values += [[result["ece_before"] for result in found]]
+                values += [[epochs_to_fixed_guide(result, results) for result in found]]
+                lines.append(f"| {row} ({scale}) | {len(found)} | {' | '.join(map(mean_and_deviation, values))} |")
+        if lines:
+            print(f"\n| {name} | seeds | {' | '.join(titles)} |", "| --- " * (2 + len(titles)) + "|", *lines, sep="\n")
 
 
 def epochs_to_fixed_guide(result: dict, results: list[dict]) -> float:
@@ -272,8 +338,10 @@ def epochs_to_fixed_guide(result: dict, results: list[dict]) -> float:
 
 
 def mean_and_deviation(values: list[float]) -> str:
-    """Return mean and standard deviation as a cell of the table; without the deviation if there is one value."""
-    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+    """Return mean and standard deviation as a cell of the table; "-" if there is nothing to average."""
+    if np.isnan(values).all():
+        return "-"
+    return f"{np.nanmean(values):.3f}" + (f" ± {np.nanstd(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
