@@ -3,15 +3,14 @@
     python coin_classifier_custom.py                          with the settings below
     python coin_classifier_custom.py --preset narrow          for a computer without a GPU
     python coin_classifier_custom.py --resume                 go on where the last run stopped
-    torchrun --nproc_per_node=2 coin_classifier_custom.py     share the work out to 2 GPUs
-    tensorboard --logdir=runs                                 watch it
+    torchrun --nproc_per_node=2 coin_classifier_custom.py     on 2 GPUs
+    tensorboard --logdir=runs                                 see how it goes
 
-Every setting below is a flag as well. Whatever is random in a step follows from the seed and the number of the step, so
-a run that was stopped and resumed ends as if it had not been.
+A run that was stopped and resumed ends with the same network as one that was not: the random numbers of each step
+follow from the seed and the number of the step.
 """
 
 import argparse
-import inspect
 import math
 import sys
 import time
@@ -27,17 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from coinkit import distributed, losses, optim
+from coinkit import checkpoints, distributed, losses, optim
 from coinkit.augment import augment
-from coinkit.backbones import make_resnet50, pretrained_resnet50
-from coinkit.checkpoints import (
-    FORMAT_VERSION,
-    NEEDED_TO_RESUME,
-    damage_as_user_error,
-    keep_previous,
-    load_checkpoint,
-    save_tensors,
-)
+from coinkit.backbones import BACKBONES, Backbone, architecture_options, make_model
 from coinkit.cli import (
     ArgumentParser,
     UserError,
@@ -60,7 +51,6 @@ from coinkit.dataset import (
     read_batches,
 )
 from coinkit.devices import choose_dtype, find_device
-from coinkit.figures import photo_grid
 from coinkit.files import atomic_link, exclusive_lock, require_disk_space
 from coinkit.inference import Network
 from coinkit.layers import Residual, StandardisedConv2d
@@ -70,6 +60,14 @@ from coinkit.report import Evaluation, check_report, evaluate, write_report
 from coinkit.tensorboard_log import TensorBoardLog
 from coinkit.training_progress import Progress
 
+# Where to change what is not a setting:
+#   an augmentation             STEPS in coinkit/augment.py
+#   the learning-rate schedule  learning_rate_factor in coinkit/optim.py
+#   another backbone            BACKBONES in coinkit/backbones.py
+#   an activation, a preset     ACTIVATIONS and PRESETS below
+
+# ---------------------------------------------------------------- settings, each the default of the flag of its name
+
 # Image size (keeps 2:1 aspect ratio)
 IMAGE_WIDTH = 512  # Original: 6000
 IMAGE_HEIGHT = 256  # Original: 3000
@@ -78,23 +76,26 @@ IMAGE_HEIGHT = 256  # Original: 3000
 BATCH_SIZE = 4  # Reduce if out of memory
 NUM_EPOCHS = 50  # Increase for more training
 LEARNING_RATE = 0.001  # Adjust if not converging
-ACCUMULATE = 1  # batches whose gradients make one step
-WARMUP = 0.05  # share of the steps in which the learning rate rises; after that it falls along a cosine
-WEIGHT_DECAY = 0.05
-CLIP_GRAD_NORM = 1.0  # 0 leaves gradients as they are
-LABEL_SPREAD = 0.7  # how far a label reaches to its neighbours, as a standard deviation in grades; 0 for hard labels
-AUGMENT = 1.0  # how strongly training photos are varied; it grows over the first half, as dropout does
-PATIENCE = 0  # stop after so many epochs without a lower validation loss; 0 never stops early
-SEED = 0
-CACHE_GB = 2.0  # memory for decoded photos; those beyond it are decoded again in each epoch
+ACCUMULATE = 1  # batches whose gradients are added up for one step: as good as a larger batch, with less memory
+WARMUP = 0.05  # share of the training in which the learning rate rises; then it falls to 0 along a cosine
+WEIGHT_DECAY = 0.05  # how strongly AdamW pulls weights towards 0; increase if overfitting
+CLIP_GRAD_NORM = 1.0  # a gradient with a larger norm is scaled down to this norm; 0 turns it off
+LABEL_SPREAD = 0.7  # targets are a bell curve around the true grade, with this deviation in grades; 0: no neighbours
+AUGMENT = 1.0  # strength of augmentation; it grows from 0 to this over the first half of the training
+PATIENCE = 0  # stop when the validation loss has not fallen for this many epochs; 0 never stops early
+SEED = 0  # of the random numbers: the same seed gives the same network on the same machine
+CACHE_GB = 2.0  # gigabytes of memory for decoded photos; photos beyond that are decoded again in each epoch
+RUNS = Path("runs")  # folder for TensorBoard
 
 # Architecture
-CHANNELS = (64, 128, 256, 512, 512)  # of each block; 4 numbers drop block 5, 6 add a block
+CHANNELS = (64, 128, 256, 512, 512)  # of each block; 4 numbers leave out block 5, 6 add a block
 FC_FEATURES = (2048, 1024)  # outputs of fc1 and fc2
-DROPOUT = 0.5
+DROPOUT = 0.5  # share of the outputs of fc1 and fc2 that is set to 0; it grows as AUGMENT does
 ACTIVATION = "relu"  # a key of ACTIVATIONS
 
-PRESETS = {
+ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.2)}  # each makes a layer
+
+PRESETS = {  # settings that --preset replaces; flags beside it win
     "demo": {  # to see everything work in minutes on any computer: make demo
         "image_width": 256,
         "image_height": 128,
@@ -103,36 +104,23 @@ PRESETS = {
         "dropout": 0.2,
         "num_epochs": 12,
     },
-    "narrow": {  # CPU: the network that has been measured on real coins
-        "image_width": 256,
-        "image_height": 128,
-        "batch_size": 4,
-        "channels": (16, 32, 64, 128, 128),
-        "fc_features": (512, 256),
-    },
-    "small": {"image_width": 256, "image_height": 128, "batch_size": 2},  # GPU below 8 GB, or CPU and patience
+    # CPU; the README says how good it is on real coins
+    "narrow": {"image_width": 256, "image_height": 128, "channels": (16, 32, 64, 128, 128), "fc_features": (512, 256)},
+    "small": {"image_width": 256, "image_height": 128, "batch_size": 2},  # GPU below 8 GB; works on a CPU, but slowly
     "medium": {"image_width": 512, "image_height": 256, "batch_size": 4},  # GPU of 8 to 16 GB
     "large": {"image_width": 1024, "image_height": 512, "batch_size": 8},  # GPU above 16 GB
 }
-ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.2)}
 
-NORM_GROUPS = 16
-MAX_FEATURE_MAP = (16, 8)  # width and height; a larger last feature map is pooled to this, so that fc1 stays as it is
-
-RUNS = Path("runs")
-BEST = "coin_classifier_custom_best.pth"
-LAST = "coin_classifier_custom_last.pth"
-LOCK = ".coin_classifier_custom.lock"
-OF_ONE_CALL = ("graph", "resume", "accept_changes", "preset")  # options that are not kept for --resume
-MAX_SAVING_SHARE = 0.02  # of the time may go into checkpoints that are not better than the best one
-SAVE_EVERY = 600  # seconds, in the middle of an epoch
-MIN_UNREADABLE, MAX_UNREADABLE = 3, 0.02  # photos, or share of them, that may go bad before a run ends
-MAX_BAD_STEPS = 5  # without a finite loss, in a row: then back to the last checkpoint
-MAX_RATE_CUTS = 2  # to a tenth, before a run that keeps exploding ends
-SHOWN_PHOTOS = 16  # augmented training photos in TensorBoard
+# Files in --output
+BEST = "coin_classifier_custom_best.pth"  # the best epoch, to predict with
+LAST = "coin_classifier_custom_last.pth"  # the latest state, for --resume
+LOCK = ".coin_classifier_custom.lock"  # held by a run, so that a second one does not write to the same files
 
 
 # ---------------------------------------------------------------- the network
+
+NORM_GROUPS = 16  # of channels, for group norm; fewer if a group would have less than 4 channels
+MAX_FEATURE_MAP = (16, 8)  # width and height; what is larger before fc1 is averaged down to this, so fc1 stays as it is
 
 
 class CoinClassifier(nn.Module):
@@ -141,9 +129,9 @@ class CoinClassifier(nn.Module):
     Args:
         num_classes: how many grades.
         image_width, image_height: size of the photos, in pixels.
-        channels: of each block; 4 numbers drop block 5, 6 add a block.
+        channels: of each block; 4 numbers leave out block 5, 6 add a block.
         fc_features: outputs of fc1 and fc2.
-        dropout: share of features dropped after fc1 and after fc2.
+        dropout: share of the outputs of fc1 and fc2 that is set to 0.
         activation: a key of `ACTIVATIONS`.
         residual: give each block a skip connection.
     """
@@ -164,7 +152,7 @@ class CoinClassifier(nn.Module):
 
         def conv_block(in_channels: int, out_channels: int, convs: int) -> nn.Module:
             # Group norm (Wu & He 2018, arXiv 1803.08494) does not depend on the batch, which is as small as 2 here.
-            # With fewer than 4 channels in a group it would take away how much there is of a feature: of fine detail.
+            # Groups of fewer than 4 channels would hide how strong a feature is; fine detail needs that.
             groups = math.gcd(NORM_GROUPS, max(1, out_channels // 4), out_channels)
             layers = []
             for inputs in [in_channels] + [out_channels] * (convs - 1):
@@ -173,6 +161,7 @@ class CoinClassifier(nn.Module):
                     nn.GroupNorm(groups, out_channels),
                     ACTIVATIONS[activation](),
                 ]
+            self.last_activation = layers[-1]  # in the end, that of the last block; a second name, not a second layer
             block = nn.Sequential(*layers, nn.MaxPool2d(2, 2))
             return Residual(block, in_channels, out_channels) if residual else block
 
@@ -195,12 +184,12 @@ class CoinClassifier(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
         for layer in self.modules():
-            # On the meta device, normal numbers come to nothing, and importing what would draw them takes 2 s.
+            # Weights on the meta device have no values, and PyTorch would take 2 s to import what fills them.
             if isinstance(layer, nn.Conv2d | nn.Linear) and not layer.weight.is_meta:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # He et al. 2015, arXiv 1502.01852
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        nn.init.zeros_(self.fc3.weight)  # start without an opinion
+        nn.init.zeros_(self.fc3.weight)  # all grades are equally likely at first
 
     def forward(self, photos: Tensor) -> Tensor:
         """Return logits (N, num_classes) of photos (N, 3, H, W) as `normalise` returns them."""
@@ -216,152 +205,141 @@ class CoinClassifier(nn.Module):
         return self.fc3(x)
 
 
-# What makes a network, and the name of its last layer, the one whose size follows from the number of classes
-MODELS = {"custom": (CoinClassifier, "fc3"), "resnet50": (make_resnet50, "fc")}
-# What rebuilds it, beside the number of classes: the names of options, and keys of a checkpoint
-ARCHITECTURE = {name: tuple(inspect.signature(make).parameters)[1:] for name, (make, _) in MODELS.items()}
+# Heatmaps explain what goes into the last pooling, which has twice the resolution of what comes out.
+BACKBONES["custom"] = Backbone(CoinClassifier, head="fc3", heatmap_layer="last_activation")
 
 
 # ---------------------------------------------------------------- training
 
+SAVE_EVERY = 600  # seconds between checkpoints in the middle of an epoch
+MAX_SAVING_SHARE = 0.02  # of the time; an epoch that is not the best is not saved if saving would take more
+MIN_UNREADABLE, MAX_UNREADABLE = 3, 0.02  # a run ends with more unreadable photos than this many, and this share of all
+MAX_BAD_STEPS = 5  # after this many steps in a row without a finite loss, go back to the last checkpoint
+MAX_RATE_CUTS = 2  # go back this many times, each time with a tenth of the learning rate; then give up
+SHOWN_PHOTOS = 16  # augmented training photos in TensorBoard
+
 
 class Stopped(Exception):
-    """The run was asked to stop and has saved where it is."""
+    """The user has asked the run to stop."""
 
 
 class Exploded(Exception):
-    """Step after step has had no finite loss."""
+    """Several steps in a row had no finite loss."""
 
 
 class Trainer:
-    """One run: the network, what teaches it, and how far it has come."""
+    """One training run: the network, its optimiser, the photos, and how far the run has come."""
 
     def __init__(self, args: argparse.Namespace, classes: list[str], train: Split, val: Split, device: torch.device):
         self.args, self.classes, self.device = args, classes, device
-        self.config = config_from_args(args, OF_ONE_CALL)
+        self.config = config_from_args(args, NOT_IN_CONFIG)
         self.train, self.val = train, val
         self.dataset = {"train": fingerprint(train, classes), "val": fingerprint(val, classes)}
         self.dtype = choose_dtype(args.precision, device)
-        # In half precision, convolutions want the channels last; in fp32 on a CPU, they take up to twice as long so.
+        # With the channels last, convolutions are faster in half precision; in fp32 on a CPU, up to twice as slow.
         self.memory_format = torch.contiguous_format if self.dtype == torch.float32 else torch.channels_last
-        self.architecture = {name: getattr(args, name) for name in ARCHITECTURE[args.model]}
+        self.architecture = {name: getattr(args, name) for name in architecture_options(args.model)}
         torch.manual_seed(args.seed)
-        self.model = MODELS[args.model][0](len(classes), **self.architecture)
+        self.model = make_model(args.model, len(classes), self.architecture)
         self.model.to(device, memory_format=self.memory_format)
-        self.parallel = distributed.wrap_model(self.model)
+        self.parallel = distributed.wrap_model(self.model)  # the same network, which averages gradients over processes
         self.optimizer = optim.make_optimizer(self.model, args.learning_rate, args.weight_decay, args.fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        accepted = max(MIN_UNREADABLE, int(MAX_UNREADABLE * (len(train.paths) + len(val.paths))))
-        self.read = PhotoReader(args.image_width, args.image_height, args.cache_gb, accepted)
+        max_unreadable = max(MIN_UNREADABLE, int(MAX_UNREADABLE * (len(train.paths) + len(val.paths))))
+        self.read = PhotoReader(args.image_width, args.image_height, args.cache_gb, max_unreadable)
         self.pool = ThreadPoolExecutor(usable_cores())
         self.targets = losses.soft_labels(classes, args.label_spread).to(device)
-        self.class_weights = torch.ones(len(classes), device=device)
-        if args.class_weights:
-            self.class_weights = losses.balanced_class_weights(train.labels, len(classes)).to(device)
+        balanced = losses.balanced_class_weights(train.labels, len(classes))
+        self.class_weights = (balanced if args.class_weights else torch.ones(len(classes))).to(device)
         self.progress = Progress(log_dir=str(args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S-%f}"))
-        self.stop = False
-        self.saved_progress, self.last_save, self.seconds_to_save = {}, time.perf_counter(), 0.0
+        self.stop = False  # whether this process was asked to stop
+        self.has_saved, self.last_save, self.seconds_to_save = False, time.perf_counter(), 0.0
 
     def fit(self) -> None:
-        """Train to the last epoch, or until it gets no better; keep the best epoch in `BEST`, the last in `LAST`.
+        """Train until `finished`. The best epoch is saved in `BEST`, the latest state in `LAST`.
 
         Raises:
-            Stopped: the user asked for it; the run can go on from `LAST`.
-            UserError: it cannot go on: too many photos have gone, no memory, or the loss explodes time and again.
+            Stopped: the user has asked for it; `LAST` is saved, and the run can be resumed.
+            UserError: it cannot go on: too many unreadable photos, too little memory, or an exploding loss.
         """
-        state = (self.dataset, self.progress.steps)
-        if distributed.gather(state) != [state] * distributed.WORLD_SIZE:
+        if not distributed.is_same((self.dataset, self.progress.steps)):
             raise UserError("the machines have different photos or checkpoints: they must share --data and --output.")
-        if not self.saved_progress:
-            self.save()  # shows that there is room, and is something to go back to
-        while not self.finished():
-            with (
-                TensorBoardLog(self.progress.log_dir, self.progress.epochs + 1)
-                if distributed.IS_MAIN
-                else nullcontext() as log
-            ):
-                if log and not self.progress.steps:
-                    log.start(self.config, self.dataset, self.example_photos())
-                    if self.args.graph:
-                        log.graph(self.model, self.device)
+        if not self.has_saved:
+            self.save()  # a full disk shows at once, and `go_back` has a checkpoint to go back to
+        with TensorBoardLog(self.progress.log_dir) as log:
+            if distributed.IS_MAIN and not self.progress.steps:
+                log.start(self.config, self.dataset, *self.example_photos())
+                if self.args.graph:
+                    log.graph(self.model, self.device)
+            while not self.finished():
                 try:
-                    while not self.finished():
-                        self.train_epoch()
-                        read, logits = self.evaluate(self.val)
-                        if log:
-                            self.end_epoch(log, read, logits)
-                        self.progress = distributed.broadcast(self.progress)
-                    if log:
-                        best = {"best accuracy": self.progress.best_val_acc, "lowest loss": self.progress.lowest_loss}
-                        log.result(self.config, best)
+                    self.train_epoch()
+                    read, logits = self.validate()
+                    if distributed.IS_MAIN:
+                        self.end_epoch(log, read, logits)
+                    self.progress = distributed.broadcast(self.progress)
                 except Exploded:
                     self.go_back()
                 except Stopped:
                     self.save()
                     raise
-        if distributed.IS_MAIN and self.progress.epochs < self.args.num_epochs:
-            print(f"No lower loss on validation, calibrated, since epoch {self.progress.lowest_epoch}: stopped early.")
-        if asdict(self.progress) != self.saved_progress:
-            self.save()
+        if self.progress.epochs < self.args.num_epochs:
+            print(f"The validation loss has not fallen since epoch {self.progress.lowest_epoch}: stopped early.")
 
     def finished(self) -> bool:
-        """Return whether the last epoch is done, or it has got no better for long enough."""
+        """Return whether the last epoch is done, or the validation loss has not fallen for `patience` epochs."""
         args, progress = self.args, self.progress
         no_better = progress.epochs - progress.lowest_epoch
         return progress.epochs >= args.num_epochs or (args.patience > 0 and no_better >= args.patience)
 
     def train_epoch(self) -> None:
-        """Go through an epoch, from the photo that the run is at."""
+        """Train on the photos of an epoch; after an interruption, on those that are left of it."""
         args, progress = self.args, self.progress
-        count = len(self.train.paths)
+        count, step_size = len(self.train.paths), args.batch_size * args.accumulate
         shuffle = torch.Generator().manual_seed(derive_seed(args.seed, progress.epochs, 1))
         order = torch.randperm(count, generator=shuffle)[progress.seen :]
+        batches = read_batches(self.train.paths, order, step_size, self.read, self.pool, distributed.batch_share())
         self.model.train()
         before, started = progress.seconds, time.perf_counter()
         name, hidden = f"Epoch {progress.epochs + 1}/{args.num_epochs}", None if distributed.IS_MAIN else True
         with tqdm(desc=name, total=count, initial=progress.seen, unit="photo", leave=False, disable=hidden) as bar:
-            size = args.batch_size * args.accumulate
-            batches = read_batches(self.train.paths, order, size, self.read, self.pool, distributed.batch_share())
             for photos, indices in batches:
-                planned = min(size, count - progress.seen)
+                planned = min(step_size, count - progress.seen)
                 stop = self.train_step(photos, self.train.labels[indices], planned)
                 progress.seen += planned
                 progress.seconds = before + time.perf_counter() - started
-                left = ((args.num_epochs - progress.epochs) * count - progress.seen) * progress.seconds / progress.seen
                 bar.update(planned)
-                bar.set_postfix_str(
-                    f"loss {progress.loss_sum / progress.seen:.3f}, accuracy {progress.correct / progress.seen:.3f}, "
-                    f"rate {progress.learning_rate:.1e}, all done in {tqdm.format_interval(left)}"
-                )
+                bar.set_postfix_str(progress.describe(count, args.num_epochs))
                 if time.perf_counter() - self.last_save > SAVE_EVERY:
                     self.save()
                 if stop:
                     raise Stopped
 
     def train_step(self, photos: Tensor, labels: Tensor, planned: int) -> bool:
-        """Learn from one batch; return whether to stop, since one of the processes was asked to.
+        """Change the weights once; return whether one of the processes was asked to stop.
 
         Args:
-            photos, labels: (N, 3, H, W), uint8, and (N,): what this process has of the batch.
-            planned: how many photos the batch has in all processes, those that cannot be read among them.
+            photos, labels: (N, 3, H, W), uint8, and (N,): the photos of this step that this process has read.
+            planned: how many photos the step has in all processes, with those that cannot be read.
 
         Raises:
-            Exploded: no step has had a finite loss and gradient for long; the weights are as they were before.
+            Exploded: `MAX_BAD_STEPS` steps in a row had no finite loss and gradient. They changed no weights.
         """
         args, progress = self.args, self.progress
         middle = progress.epochs + (progress.seen + planned / 2) / len(self.train.paths)  # of this step, in epochs
         done = middle / args.num_epochs
-        factor = optim.learning_rate_factor(done, args.warmup) * 0.1**progress.rate_cuts
-        progress.learning_rate = optim.set_learning_rate(self.optimizer, factor)
+        rate = optim.learning_rate_factor(done, args.warmup) * 0.1**progress.rate_cuts
+        progress.learning_rate = optim.set_learning_rate(self.optimizer, rate)
         growth = optim.regularisation_factor(done)
         optim.set_dropout(self.model, growth * args.dropout)
 
-        sums = self.add_up_gradients(photos.to(self.device), labels.to(self.device), planned, growth * args.augment)
+        photos, labels = photos.to(self.device), labels.to(self.device)
+        sums = self.backward_within_memory(photos, labels, planned, growth * args.augment)
         loss_sum, correct, stop = distributed.sum_over_processes(*sums, self.stop)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), args.clip_grad_norm or math.inf).item()
         progress.steps += 1
-        # The scaler of fp16 tries out how far it can go, and leaves out steps with infinite gradients by itself.
+        # In fp16, infinite gradients are normal: the scaler looks for the largest scale, and skips such steps itself.
         if math.isfinite(loss_sum) and (math.isfinite(norm) or self.scaler.is_enabled()):
             self.scaler.step(self.optimizer)
             progress.loss_sum += loss_sum
@@ -376,106 +354,60 @@ class Trainer:
             raise Exploded
         return stop > 0
 
-    def add_up_gradients(self, photos: Tensor, labels: Tensor, planned: int, strength: float) -> tuple[float, int]:
-        """Add up the gradients of a batch as `train_step` takes it, in smaller parts if the memory is not enough.
+    def backward(self, photos: Tensor, labels: Tensor, planned: int, strength: float) -> tuple[float, int]:
+        """Add up the gradients of the photos of a step, `part_size` photos at a time.
 
         Args:
-            photos, labels, planned: as there.
+            photos, labels, planned: as `train_step` takes them, on the device.
             strength: of augmentation.
 
         Returns:
-            The sum of the losses, and how many photos were graded right, in this process.
-
-        Raises:
-            UserError: the memory is not enough for one photo at a time.
+            The sum of the losses, and how many photos were given their grade, in this process.
         """
-        if not len(photos):  # still, all have to take part in the mean of the gradients: a blank photo adds nothing
+        if not len(photos):  # the other processes wait for gradients of this one: those of a blank photo, times 0
             blank = torch.zeros(1, 3, self.args.image_height, self.args.image_width, device=self.device)
             losses, _ = self.losses(blank, labels.new_zeros(1))
             self.scaler.scale(0 * losses.sum()).backward()
             return 0.0, 0
-        while True:
-            # Augmentation and dropout are the same again after an interruption, and differ between processes.
-            torch.manual_seed(derive_seed(self.args.seed, self.progress.steps, 0, distributed.RANK))
-            loss_sum, correct = 0.0, 0
-            try:
-                augmented = augment(photos, strength)
-                parts = augmented.split(self.part_size()), labels.split(self.part_size())
-                for number, (part, part_labels) in enumerate(zip(*parts, strict=True), start=1):
-                    # The processes exchange their gradients once, with those of the last part.
-                    self.parallel.require_backward_grad_sync = number == len(parts[0])
-                    losses, logits = self.losses(part, part_labels)
-                    loss = (losses * self.class_weights[part_labels]).sum() * distributed.WORLD_SIZE / planned
-                    self.scaler.scale(loss).backward()
-                    loss_sum += losses.sum().item()
-                    correct += (logits.argmax(1) == part_labels).sum().item()
-                return loss_sum, correct
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-            if distributed.WORLD_SIZE > 1:  # the others wait for the gradients of this one
-                raise UserError("out of memory: give a smaller --batch-size and a larger --accumulate.")
-            self.optimizer.zero_grad()
-            self.use_smaller_parts()
-
-    def part_size(self) -> int:
-        """Return how many photos go through the network at once."""
-        return max(1, self.args.batch_size >> self.progress.halvings)
-
-    def use_smaller_parts(self) -> None:
-        """Halve the number of photos that go through the network at once; a step is still made of as many."""
-        if self.part_size() == 1:
-            raise UserError(
-                "out of memory with one photo at a time: use a smaller --image-width and --image-height "
-                "(--preset small or narrow), or fewer --channels."
-            )
-        self.progress.halvings += 1
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        tqdm.write(
-            f"Out of memory: from now on {self.part_size()} photos at once; a step still learns from as many as before."
-        )
-
-    def go_back(self) -> None:
-        """After an explosion, go on from the last checkpoint with a tenth of the learning rate.
-
-        Raises:
-            UserError: that has been tried often enough.
-        """
-        rate_cuts, rate = self.progress.rate_cuts + 1, self.progress.learning_rate
-        if rate_cuts > MAX_RATE_CUTS:
-            raise UserError(
-                f"the loss has exploded {rate_cuts} times (NaN). Try --learning-rate {self.args.learning_rate / 10:g} "
-                f"or --clip-grad-norm 0.5, and look for corrupted photos. {LAST} is from before that."
-            )
-        tqdm.write(f"The loss explodes (NaN) at a rate of {rate:.1e}: back to {LAST}, with a tenth of the rate.")
-        last = self.args.output / LAST
-        self.load(load_checkpoint(last, NEEDED_TO_RESUME, mmap=False), last)
-        self.progress.rate_cuts = rate_cuts
+        # Augmentation and dropout are the same again after an interruption, and differ between processes.
+        torch.manual_seed(derive_seed(self.args.seed, self.progress.steps, 0, distributed.RANK))
+        loss_sum, correct = 0.0, 0
+        parts = augment(photos, strength).split(self.part_size()), labels.split(self.part_size())
+        for number, (part, part_labels) in enumerate(zip(*parts, strict=True), start=1):
+            self.parallel.require_backward_grad_sync = number == len(parts[0])  # exchange gradients once a step
+            losses, logits = self.losses(part, part_labels)
+            loss = (losses * self.class_weights[part_labels]).sum() * distributed.WORLD_SIZE / planned
+            self.scaler.scale(loss).backward()
+            loss_sum += losses.sum().item()
+            correct += (logits.argmax(1) == part_labels).sum().item()
+        return loss_sum, correct
 
     def losses(self, photos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the losses (N,) and logits (N, classes) of photos (N, 3, H, W), bytes or 0.0 to 1.0."""
+        """Return the losses (N,) and logits (N, classes) of photos (N, 3, H, W), uint8 or 0.0 to 1.0."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             network = self.parallel if self.model.training else self.model
             logits = network(normalise(photos).to(memory_format=self.memory_format)).float()
         return F.cross_entropy(logits, self.targets[labels], reduction="none"), logits
 
+    # ------------------------------------------------ validation, and the end of an epoch
+
     @torch.inference_mode()
-    def evaluate(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Return which photos of a split could be read, as indices (N,), and their logits (N, classes), on the CPU.
+    def validate(self) -> tuple[Tensor, Tensor]:
+        """Return which validation photos could be read, as indices (N,), and their logits (N, classes), on the CPU.
 
         Raises:
-            Stopped: the user asked for it.
+            Stopped: the user has asked for it.
         """
         self.model.eval()
         distributed.sync_buffers(self.model)
         read, logits = [torch.empty(0, dtype=torch.long)], [torch.empty(0, len(self.classes))]
-        order, size = torch.arange(len(split.paths)), self.part_size() * distributed.WORLD_SIZE
-        for photos, indices in read_batches(split.paths, order, size, self.read, self.pool, distributed.batch_share()):
+        order, size = torch.arange(len(self.val.paths)), self.part_size() * distributed.WORLD_SIZE
+        batches = read_batches(self.val.paths, order, size, self.read, self.pool, distributed.batch_share())
+        for photos, indices in batches:
             if self.stop:
                 break
             if len(photos):
-                labels = split.labels[indices].to(self.device)
+                labels = self.val.labels[indices].to(self.device)
                 read.append(indices)
                 logits.append(self.losses(photos.to(self.device), labels)[1].cpu())
         shares = distributed.gather((torch.cat(read), torch.cat(logits), self.stop))
@@ -486,58 +418,56 @@ class Trainer:
         return torch.cat(read)[order], torch.cat(logits)[order]
 
     def end_epoch(self, log: TensorBoardLog, read: Tensor, logits: Tensor) -> None:
-        """Log an epoch and, if it is the best one, save it.
-
-        Args:
-            log: where to.
-            read, logits: of the validation photos, as `evaluate` returns them.
-        """
+        """Log, save and print an epoch, with what `validate` returns. Pictures come last, when all else is safe."""
         args, progress = self.args, self.progress
         labels = self.val.labels[read]
-        train = {
-            "loss": progress.loss_sum / progress.seen,
-            "accuracy": progress.correct / progress.seen,
-            "learning rate": progress.learning_rate,
-            "gradient norm": progress.gradient_sum / progress.seen,
-            "photos per second": progress.seen / progress.seconds,
-        }
+        paths = [self.val.paths[index] for index in read.tolist()]
+        evaluation = Evaluation(self.classes, paths, labels.numpy(), logits.softmax(dim=1).numpy(), {})
         loss = F.cross_entropy(logits, self.targets.cpu()[labels]).item()
         val = {"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean().item()}  # nan without photos
-        best = progress.end_epoch(logits, labels)
-        if len(labels):
-            paths = [self.val.paths[index] for index in read.tolist()]
-            evaluation = Evaluation(self.classes, paths, labels.numpy(), logits.softmax(dim=1).numpy(), {})
-            log.evaluation(progress.epochs, args.num_epochs, evaluation, self.model, self.device)
-        log.epoch(progress.epochs, train, val if len(labels) else {})
+        train, is_first = progress.train_metrics(), not progress.best_epoch
+        is_best = progress.end_epoch(logits, labels)
+        log.epoch(progress.epochs, train, val if len(labels) else {}, evaluation)
+        if self.finished():
+            log.result(self.config, {"best accuracy": progress.best_val_acc, "lowest loss": progress.lowest_loss})
+
+        if is_best:
+            if is_first:
+                checkpoints.keep_previous(args.output / BEST)
+            self.save()
+            self.keep_best()
+        elif self.finished() or (time.perf_counter() - self.last_save) * MAX_SAVING_SHARE > self.seconds_to_save:
+            self.save()
         print(
             f"Epoch {progress.epochs:{len(str(args.num_epochs))}}/{args.num_epochs}   "
             f"loss {train['loss']:.3f} (validation {val['loss']:.3f})   "
             f"accuracy {train['accuracy']:.3f} (validation {val['accuracy']:.3f})   "
             f"rate {train['learning rate']:.1e}   {train['photos per second']:.1f} photos/s"
-            f"{'   kept' if best else ''}",
+            f"{'   kept' if is_best else ''}",
             flush=True,
         )
-        if best:
-            if not progress.best_epoch:
-                keep_previous(args.output / BEST)
-            progress.best_epoch = progress.epochs
-            if len(labels):
-                progress.best_val_acc = val["accuracy"]
-            self.save()
-            self.keep_best()
-        elif (time.perf_counter() - self.last_save) * MAX_SAVING_SHARE > self.seconds_to_save:
-            self.save()
+        if len(labels):
+            log.pictures(progress.epochs, args.num_epochs, evaluation, self.model, self.device)
+
+    def example_photos(self) -> tuple[np.ndarray, list[str]]:
+        """Return some augmented training photos, (N, H, W, 3), uint8, and their N grades."""
+        torch.manual_seed(self.args.seed)
+        shown = torch.randperm(len(self.train.paths))[:SHOWN_PHOTOS]
+        photos, indices = next(read_batches(self.train.paths, shown, SHOWN_PHOTOS, self.read, self.pool))
+        photos = (augment(photos, self.args.augment) * 255).byte().permute(0, 2, 3, 1).numpy()
+        return photos, [self.classes[label] for label in self.train.labels[indices]]
+
+    # ------------------------------------------------ saving and loading
 
     def save(self) -> None:
-        """Write `LAST`, if this is the first process: tensors and plain values, for predict.py and to go on from."""
+        """Write `LAST`, if this is the main process: all that predict.py and --resume need."""
         if not distributed.IS_MAIN:
             return
         started = time.perf_counter()
-        if not self.saved_progress:
-            keep_previous(self.args.output / LAST)
-        self.saved_progress = asdict(self.progress)
+        if not self.has_saved:
+            checkpoints.keep_previous(self.args.output / LAST)
         checkpoint = {
-            "format_version": FORMAT_VERSION,
+            "format_version": checkpoints.FORMAT_VERSION,
             "model_state_dict": self.model.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
             "scaler_state_dict": self.scaler.state_dict(),
@@ -548,21 +478,21 @@ class Trainer:
             "temperature": self.progress.temperature,
             "architecture": self.architecture,
             "config": self.config,
-            "progress": self.saved_progress,
+            "progress": asdict(self.progress),
         }
-        save_tensors(checkpoint, self.args.output / LAST)
-        self.last_save = time.perf_counter()
+        checkpoints.save_tensors(checkpoint, self.args.output / LAST)
+        self.has_saved, self.last_save = True, time.perf_counter()
         self.seconds_to_save = self.last_save - started
 
     def keep_best(self) -> None:
-        """Make `BEST` the checkpoint that `LAST` is."""
+        """Make `LAST`, which was just saved, `BEST` as well."""
         atomic_link(self.args.output / LAST, self.args.output / BEST)
 
     def load(self, checkpoint: dict, path: Path) -> None:
-        """Go on from a checkpoint that was loaded from `path`.
+        """Go on from a checkpoint that was loaded from `path`, which is `LAST`.
 
         Raises:
-            UserError: it is of other grades, photos or architecture, or parts of it do not fit together.
+            UserError: its grades, photos or architecture are not those of this run, or it is damaged.
         """
         if checkpoint["classes"] != self.classes:
             raise UserError(
@@ -570,7 +500,7 @@ class Trainer:
             )
         if (checkpoint["model"], checkpoint["architecture"]) != (self.args.model, self.architecture):
             raise UserError("the run to resume has another architecture than these options; train without --resume.")
-        with damage_as_user_error(path):
+        with checkpoints.damage_as_user_error(path):
             changes = describe_changes(checkpoint["dataset"], self.dataset)
             if changes and not self.args.accept_changes:
                 raise UserError(
@@ -581,26 +511,85 @@ class Trainer:
             optim.load_optimizer_state(self.optimizer, checkpoint["optimizer_state_dict"])
             if checkpoint["scaler_state_dict"]:  # empty unless the run was in fp16
                 self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
-            progress = Progress.load(checkpoint["progress"])
-        self.progress, self.saved_progress = progress, checkpoint["progress"]
-        if changes:  # the order of photos is another one: begin the epoch again
+            progress = self.progress = Progress.load(checkpoint["progress"])
+        self.has_saved = True
+        if distributed.IS_MAIN and 0 < progress.best_epoch == progress.epochs and not progress.seen:
+            self.keep_best()  # the run may have been killed between `save` and `keep_best`
+        if changes:  # and with them the order of the photos: begin the epoch again
             progress.begin_epoch()
 
-    def example_photos(self) -> np.ndarray:
-        """Return some augmented photos with their grades, as a picture (height, width, 3), uint8."""
-        torch.manual_seed(self.args.seed)
-        shown = torch.randperm(len(self.train.paths))[:SHOWN_PHOTOS]
-        photos, indices = next(read_batches(self.train.paths, shown, SHOWN_PHOTOS, self.read, self.pool))
-        photos = (augment(photos, self.args.augment) * 255).byte().permute(0, 2, 3, 1).numpy()
-        return photo_grid(photos, [self.classes[label] for label in self.train.labels[indices]])
+    def load_initial_weights(self) -> None:
+        """Start from the weights of --init-from or --pretrained, but not of the last layer if the grades differ.
+
+        Raises:
+            UserError: there are no such weights, or they are of another architecture.
+        """
+        args, backbone = self.args, BACKBONES[self.args.model]
+        if args.init_from:
+            checkpoint = checkpoints.load_checkpoint(args.init_from)
+            weights, same_classes = checkpoint["model_state_dict"], checkpoint["classes"] == self.classes
+        else:
+            weights, same_classes = backbone.pretrained_weights(args.pretrained), False
+        source = args.init_from or args.pretrained
+        checkpoints.copy_weights(weights, self.model, source, without=None if same_classes else backbone.head)
+        print(f"Starting from {source}{'' if same_classes else ', all but its last layer'}")
+
+    # ------------------------------------------------ too little memory, an exploding loss, a request to stop
+
+    def backward_within_memory(self, *step: object) -> tuple[float, int]:
+        """Call `backward`; when memory runs out, halve the photos at a time and call it again.
+
+        Raises:
+            UserError: the memory is not enough for one photo at a time.
+        """
+        while True:
+            try:
+                return self.backward(*step)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # The except block has ended, so the error no longer keeps tensors in memory.
+            if distributed.WORLD_SIZE > 1:  # the others wait for the gradients of this one
+                raise UserError("out of memory: give a smaller --batch-size and a larger --accumulate.")
+            if self.part_size() == 1:
+                raise UserError(
+                    "out of memory with one photo at a time: use a smaller --image-width and --image-height "
+                    "(--preset small or narrow), or fewer --channels."
+                )
+            self.optimizer.zero_grad()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.progress.halvings += 1
+            tqdm.write(f"Out of memory: now {self.part_size()} photos at a time. A step still uses as many as before.")
+
+    def part_size(self) -> int:
+        """Return how many photos go through the network at once."""
+        return max(1, self.args.batch_size >> self.progress.halvings)
+
+    def go_back(self) -> None:
+        """Go on from the last checkpoint with a tenth of the learning rate.
+
+        Raises:
+            UserError: that has been tried `MAX_RATE_CUTS` times.
+        """
+        rate_cuts, rate = self.progress.rate_cuts + 1, self.progress.learning_rate
+        if rate_cuts > MAX_RATE_CUTS:
+            raise UserError(
+                f"the loss has exploded {rate_cuts} times (NaN). Try --learning-rate {self.args.learning_rate / 10:g} "
+                f"or --clip-grad-norm 0.5, and look for corrupted photos. {LAST} is from before that."
+            )
+        tqdm.write(f"The loss has exploded (NaN) at a rate of {rate:.1e}: back to {LAST}, with a tenth of the rate.")
+        last = self.args.output / LAST
+        self.load(checkpoints.load_checkpoint(last, checkpoints.NEEDED_TO_RESUME, mmap=False), last)
+        self.progress.rate_cuts = rate_cuts
 
     def ask_to_stop(self, *_: object) -> None:
-        """Handle Ctrl-C and SIGTERM: save after the step at hand; the next Ctrl-C stops at once."""
+        """Handle Ctrl-C and SIGTERM: stop after this step, and save. The next Ctrl-C stops at once."""
         self.stop = True
         set_stop_handler(None)
 
 
-# ---------------------------------------------------------------- checkpoints and machines
+# ---------------------------------------------------------------- trained networks
 
 
 def build_model(checkpoint: dict, path: Path) -> nn.Module:
@@ -609,44 +598,34 @@ def build_model(checkpoint: dict, path: Path) -> nn.Module:
     Raises:
         UserError: parts of it do not fit together.
     """
-    weights, classes = checkpoint["model_state_dict"], checkpoint["classes"]
-    with damage_as_user_error(path):
+    classes = checkpoint["classes"]
+    with checkpoints.damage_as_user_error(path):
         with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
-            model = MODELS[checkpoint["model"]][0](len(classes), **checkpoint["architecture"]).eval()
+            model = make_model(checkpoint["model"], len(classes), checkpoint["architecture"]).eval()
         width, height = model.image_width, model.image_height
         if min(width, height) < 1 or width % 2 or width * height > MAX_PIXELS:
             raise ValueError(f"photos of {width}x{height} pixels")
-        state = model.state_dict()
-        if sum(tensor.numel() * weights[name].element_size() for name, tensor in state.items()) > path.stat().st_size:
-            raise ValueError("a network larger than the file")
-        if any(weights[name].is_floating_point() != tensor.is_floating_point() for name, tensor in state.items()):
-            raise ValueError("weights of another type of number")
         if not all(isinstance(name, str) for name in classes) or not checkpoint["temperature"] > 0:
             raise ValueError("wrong grades or temperature")
-        model.load_state_dict(dict(weights), assign=True)  # a copy, since torch notes in the dict that it is assigned
-    return model.float()  # what is shared may be in fp16
+        checkpoints.assign_weights(checkpoint["model_state_dict"], model, path.stat().st_size)
+    return model.float()  # export.py can write weights in fp16
 
 
-def start_from_other(trainer: Trainer) -> None:
-    """Give the network the weights of a trained one; the last layer only where the grades are the same.
+def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network], list[str]]:
+    """Return the networks of checkpoints, and the grades that they all know.
 
     Raises:
-        UserError: there are no such weights, or they are of another architecture.
+        UserError: a checkpoint cannot be used, or knows other grades than the first.
     """
-    args = trainer.args
-    if args.init_from:
-        checkpoint = load_checkpoint(args.init_from)
-        weights, same_classes = checkpoint["model_state_dict"], checkpoint["classes"] == trainer.classes
-    else:
-        weights, same_classes = pretrained_resnet50(args.pretrained), False
-    source = args.init_from or args.pretrained
-    with damage_as_user_error(source):
-        for name, tensor in trainer.model.state_dict().items():
-            if same_classes or not name.startswith(f"{MODELS[args.model][1]}."):
-                if name not in weights or weights[name].shape != tensor.shape:
-                    raise UserError(f"{source} is of another architecture (see {name}): give its training's options.")
-                tensor.copy_(weights[name])
-    print(f"Starting from {source}{'' if same_classes else ', all but its last layer'}")
+    networks, classes = [], []
+    for path in paths:
+        checkpoint = checkpoints.load_checkpoint(path)
+        classes = classes or checkpoint["classes"]
+        if checkpoint["classes"] != classes:
+            raise UserError(f"{path} has other grades than {paths[0]}: average checkpoints of the same grades.")
+        model = build_model(checkpoint, path).to(device)
+        networks.append(Network(model, checkpoint["temperature"]))
+    return networks, classes
 
 
 # ---------------------------------------------------------------- the command
@@ -655,7 +634,8 @@ def start_from_other(trainer: Trainer) -> None:
 def main() -> int | None:
     """Run the command."""
     with distributed.process_group():
-        with nullcontext() if distributed.IS_MAIN else redirect_stderr(sys.stdout):  # a wrong option is told once
+        # The other processes print nothing, so that a wrong option is told once.
+        with nullcontext() if distributed.IS_MAIN else redirect_stderr(sys.stdout):
             args, checkpoint = parse_arguments()
         report = args.output / "report"
         check_report(report)
@@ -665,18 +645,15 @@ def main() -> int | None:
 
 
 def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Path) -> int | None:
-    """Train, from the start or from a checkpoint, and test; the exit status is 130 if the user stopped it."""
+    """Train, from the start or from a checkpoint, and test; return the exit status: 130 if the user has stopped it."""
     classes = find_classes(args.data)
     train, val, test = (find_split(args.data / split, classes) for split in SPLITS)
     trainer = Trainer(args, classes, train, val, find_device(args.device))
     if checkpoint:
         trainer.load(checkpoint, args.output / LAST)
-        checkpoint.clear()  # as large as the network and the optimiser
-        saved = trainer.saved_progress
-        if distributed.IS_MAIN and 0 < saved["best_epoch"] == saved["epochs"] and not saved["seen"]:
-            trainer.keep_best()  # the run may have been killed just before it did
+        checkpoint.clear()  # frees as much memory as the network and the optimiser take
     elif args.init_from or args.pretrained:
-        start_from_other(trainer)
+        trainer.load_initial_weights()
     set_stop_handler(trainer.ask_to_stop)
 
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
@@ -692,22 +669,22 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     elif args.resume:
         print(f"Going on after step {trainer.progress.steps}, in epoch {trainer.progress.epochs + 1}")
     print(f"Watch it: tensorboard --logdir={args.runs}\n", flush=True)
-    copies = 2 if args.resume else 3  # at once there are BEST, LAST and the next one, of weights and two averages each
+    # A checkpoint has the weights and two averages of each. BEST, LAST and the next one are there at the same time.
+    copies = 2 if args.resume else 3
     try:
         with require_disk_space(copies * 3 * 4 * parameters, args.output):
             trainer.fit()
     except Stopped:
         print(f"Stopped at step {trainer.progress.steps}. To go on, give the same command with --resume.")
-        return (
-            130 if distributed.IS_MAIN else 0
-        )  # where another failed, torchrun would end the first, which may be saving
+        # If another process did not exit with 0, torchrun would kill the main one, which may still be saving.
+        return 130 if distributed.IS_MAIN else 0
     if not distributed.IS_MAIN:
         return 0
 
     best = args.output / BEST
     set_stop_handler(None)  # the model is saved
     if test.paths:
-        checkpoint = load_checkpoint(best)
+        checkpoint = checkpoints.load_checkpoint(best)
         trainer.model.load_state_dict(checkpoint["model_state_dict"])
         network = Network(trainer.model.eval(), checkpoint["temperature"])
         evaluation = evaluate([network], classes, test, trainer.device)
@@ -726,67 +703,72 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     print(f"\nThe model is in {best}. Next: python predict.py{name} photo.jpg")
 
 
-def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
-    """Return the options of the command line, checked, and the checkpoint to resume.
+# Flags of one command, which are not saved: --resume does not repeat them.
+NOT_IN_CONFIG = ("graph", "resume", "accept_changes", "preset")
 
-    What is not given on the command line comes from that checkpoint, or else from the preset.
+
+def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
+    """Return the options, checked, and the checkpoint to resume, or None.
+
+    An option comes from the command line, or else from that checkpoint, or else from the preset, or else from the
+    settings at the top of this file.
     """
     parser = ArgumentParser(__doc__)
     on_or_off = argparse.BooleanOptionalAction
     add = parser.add_argument_group("photos and files").add_argument
-    add("--data", type=Path, default=DATASET, help="dataset that prepare_dataset.py has made")
+    add("--data", type=Path, default=DATASET, help="dataset from prepare_dataset.py")
     add("--output", type=Path, default=Path(), help=f"folder for {BEST}, {LAST} and report/")
     add("--runs", type=Path, default=RUNS, help="folder for TensorBoard")
     add("--graph", action="store_true", help="show the network's graph in TensorBoard")
     add("--resume", action="store_true", help=f"go on from {LAST}, with its options")
-    add("--accept-changes", action="store_true", help="resume though photos have been added, removed or replaced")
+    add("--accept-changes", action="store_true", help="resume even if photos have been added, removed or replaced")
 
     add = parser.add_argument_group("training").add_argument
-    add(
-        "--preset",
-        choices=PRESETS,
-        help="narrow: no GPU; small: GPU below 8 GB; medium: to 16 GB; large: above; demo: to try",
-    )
+    add("--preset", choices=PRESETS, help="demo: to try; narrow: no GPU; small: GPU < 8 GB; medium: < 16; large")
     add("--image-width", type=int, default=IMAGE_WIDTH, help="pixels")
     add("--image-height", type=int, default=IMAGE_HEIGHT, help="pixels")
     add("--batch-size", type=int, default=BATCH_SIZE, help="photos at once; reduce if out of memory")
-    add("--accumulate", type=int, default=ACCUMULATE, help="batches whose gradients make one step")
+    add("--accumulate", type=int, default=ACCUMULATE, help="batches whose gradients are added up for one step")
     add("--num-epochs", "--epochs", type=int, default=NUM_EPOCHS, help="times to go through the training photos")
-    add("--learning-rate", type=float, default=LEARNING_RATE, help="the highest; layers of many inputs get less")
-    add("--warmup", type=float, default=WARMUP, help="share of the steps in which the learning rate rises")
-    add("--weight-decay", type=float, default=WEIGHT_DECAY, help="how strongly weights are pulled towards 0 (AdamW)")
-    add("--clip-grad-norm", type=float, default=CLIP_GRAD_NORM, help="longer gradients are shortened; 0: never")
-    add("--label-spread", type=float, default=LABEL_SPREAD, help="grades that a label reaches to both sides; 0: none")
-    add("--augment", type=float, default=AUGMENT, help="how strongly training photos are varied; 0: not at all")
+    add("--learning-rate", type=float, default=LEARNING_RATE, help="at its peak; layers with many inputs get less")
+    add("--warmup", type=float, default=WARMUP, help="share of the training in which the learning rate rises")
+    add("--weight-decay", type=float, default=WEIGHT_DECAY, help="how strongly AdamW pulls weights towards 0")
+    add("--clip-grad-norm", type=float, default=CLIP_GRAD_NORM, help="largest norm of a gradient; 0: no limit")
+    add("--label-spread", type=float, default=LABEL_SPREAD, help="deviation of targets, in grades; 0: no neighbours")
+    add("--augment", type=float, default=AUGMENT, help="strength of augmentation, in the end; 0: none")
     add("--class-weights", action=on_or_off, default=False, help="let every grade count the same, however few photos")
-    add("--patience", type=int, default=PATIENCE, help="stop after so many epochs that are no better; 0: never")
-    add("--seed", type=int, default=SEED, help="the same seed gives the same model on the same machine")
+    add("--patience", type=int, default=PATIENCE, help="stop after this many epochs without a lower loss; 0: never")
+    add("--seed", type=int, default=SEED, help="the same seed gives the same network on the same machine")
 
     add = parser.add_argument_group("network").add_argument
-    add("--model", choices=MODELS, default="custom", help="custom: the flags below shape it; resnet50: torchvision's")
+    add("--model", choices=sorted(BACKBONES), default="custom", help="custom: CoinClassifier; resnet50: torchvision's")
     add("--init-from", type=Path, metavar="CHECKPOINT", help="start from a trained model, of the same or other grades")
     add("--pretrained", nargs="?", const="download", metavar="FILE", help="start resnet50 from ImageNet's weights")
-    add("--channels", type=int, nargs="+", default=CHANNELS, help="of each block; 4 drop block 5, 6 add a block")
-    add("--fc-features", type=int, nargs=2, default=FC_FEATURES, help="outputs of fc1 and fc2")
-    add("--dropout", type=float, default=DROPOUT, help="share of features dropped after fc1 and fc2, in the end")
+    add("--channels", type=int, nargs="+", default=list(CHANNELS), help="of each block; 4 drop block 5, 6 add a block")
+    add("--fc-features", type=int, nargs=2, default=list(FC_FEATURES), help="outputs of fc1 and fc2")
+    add("--dropout", type=float, default=DROPOUT, help="share of the outputs of fc1 and fc2 set to 0; grows to this")
     add("--activation", choices=ACTIVATIONS, default=ACTIVATION, help="after each layer")
-    add("--residual", action=on_or_off, default=False, help="a skip connection for each block")
+    add("--residual", action=on_or_off, default=False, help="give each block a skip connection")
 
     add = parser.add_argument_group("machine").add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: the fastest here")
-    add("--fused", action=on_or_off, default=True, help="take a step over all weights in one operation")
-    add("--cache-gb", type=float, default=CACHE_GB, help="memory for decoded photos")
+    add("--fused", action=on_or_off, default=True, help="let AdamW change all weights in one operation")
+    add("--cache-gb", type=float, default=CACHE_GB, help="gigabytes of memory for decoded photos")
 
     args, checkpoint = parser.parse_args(), None
     options = config_to_flags(PRESETS[args.preset]) if args.preset else []
     if args.resume:
-        checkpoint = load_checkpoint(args.output / LAST, NEEDED_TO_RESUME, mmap=False)
-        build_model(checkpoint, args.output / LAST)  # before its options are used to make a network of any size
+        checkpoint = checkpoints.load_checkpoint(args.output / LAST, checkpoints.NEEDED_TO_RESUME, mmap=False)
+        build_model(checkpoint, args.output / LAST)  # a damaged one fails here, before its options are used
         options += config_to_flags(checkpoint["config"] | checkpoint["architecture"] | {"output": args.output})
     args = parser.parse_args(options + sys.argv[1:])
-    args.channels, args.fc_features = list(args.channels), list(args.fc_features)
+    check_arguments(args, parser)
+    return args, checkpoint
 
+
+def check_arguments(args: argparse.Namespace, parser: ArgumentParser) -> None:
+    """Exit with 2 if an option has no sensible value."""
     if args.image_width % 2 or min(args.image_width, args.image_height) < 2 ** len(args.channels):
         parser.error("--image-width must be even, and both sides large enough to be halved by each block")
     if not 4 <= len(args.channels) <= 6:
@@ -797,15 +779,15 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     for name in ("warmup", "dropout"):
         if not 0 <= getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 0 and below 1")
-    if args.pretrained and (args.model != "resnet50" or args.init_from):
-        parser.error("--pretrained is for --model resnet50, without --init-from")
+    if args.pretrained and (args.init_from or not BACKBONES[args.model].pretrained_weights):
+        names = [name for name, backbone in BACKBONES.items() if backbone.pretrained_weights]
+        parser.error(f"--pretrained is for --model {' or '.join(names)}, without --init-from")
     if args.batch_size * args.accumulate % distributed.WORLD_SIZE:
         parser.error(f"--batch-size times --accumulate must be a multiple of the {distributed.WORLD_SIZE} processes")
     if not args.learning_rate > 0:
         parser.error("--learning-rate must be above 0")
     if args.seed >= 2**63:
         parser.error("--seed must be below 2**63")
-    return args, checkpoint
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from coin_classifier_custom import BEST
+from coin_classifier_custom import BEST, load_networks
 from coinkit.checkpoints import damage_as_user_error, load_checkpoint
 from coinkit.cli import ArgumentParser, UserError, run
 from coinkit.dataset import Split, describe_changes, find_split, fingerprint
@@ -25,7 +25,6 @@ from coinkit.grades import class_name
 from coinkit.metrics import METRICS
 from coinkit.photos import DATASET, PHOTO_FOLDER, SPLITS, find_photos
 from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report
-from predict import load_networks
 
 OUTPUT = Path("report")
 

@@ -31,13 +31,12 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from coin_classifier_custom import BEST, build_model
-from coinkit.checkpoints import load_checkpoint
+from coin_classifier_custom import BEST, load_networks
 from coinkit.cli import ArgumentParser, UserError, printable, run
 from coinkit.dataset import normalise, to_tensor
 from coinkit.devices import find_device
 from coinkit.files import atomic_write
-from coinkit.inference import TTA_VIEWS, Network, grade_photos
+from coinkit.inference import TTA_VIEWS, grade_photos
 from coinkit.photos import SUFFIXES, PhotoError, find_photos, open_photo
 
 TOP_K = 3
@@ -161,23 +160,6 @@ def name_heatmaps(target: Path, paths: list[Path]) -> dict[Path, Path]:
     if replaced := {Path(os.path.abspath(file)) for file in files} & set(photos):
         raise UserError(f"--heatmap would replace the photo {replaced.pop()}: name another file or folder.")
     return dict(zip(paths, files, strict=True))
-
-
-def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network], list[str]]:
-    """Return the networks of checkpoints, and the grades that they all know.
-
-    Raises:
-        UserError: a checkpoint cannot be used, or knows other grades than the first.
-    """
-    networks, classes = [], []
-    for path in paths:
-        checkpoint = load_checkpoint(path)
-        classes = classes or checkpoint["classes"]
-        if checkpoint["classes"] != classes:
-            raise UserError(f"{path} has other grades than {paths[0]}: average checkpoints of the same grades.")
-        model = build_model(checkpoint, path).to(device)
-        networks.append(Network(model, checkpoint["temperature"]))
-    return networks, classes
 
 
 def format_text(prediction: Prediction) -> str:

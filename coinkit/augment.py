@@ -1,7 +1,8 @@
-"""Augmentation: what makes training photos vary, one function a step. To add one, write it and name it in `STEPS`.
+"""Augmentation: random changes to training photos. To add one, write a function for it and name it in `STEPS`.
 
-Each face, one half of the width, moves on its own and has its own light; colour is that of the whole photo. Coins are
-never mirrored, since no real coin is. Random numbers are drawn on the CPU, so that every device sees the same photos.
+A photo shows two faces of a coin, one in each half of the width. Each face is moved and lit by itself; colour changes
+for the whole photo. Photos are never mirrored, since no real coin is a mirror image. Random numbers are drawn on the
+CPU, so that every device trains on the same photos.
 """
 
 import math
@@ -10,22 +11,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# How far each step goes at a strength of 1, to both sides
+# The largest change at a strength of 1, in both directions
 ROTATION = 20  # degrees
 SHIFT = 0.04  # share of a face
 ZOOM = 0.1  # share
-GAMMA = 0.4  # logarithm of the exponent
+GAMMA = 0.4  # of the logarithm of gamma, the exponent of brightness
 LIGHT = 0.3  # share by which the light falls off to one side of a face
 COLOUR = 0.3  # share by which brightness, saturation and contrast change
-GREYSCALE = 0.5  # probability that a photo loses its colour, so that wear counts by itself; at any strength
+GREYSCALE = 0.5  # probability, at any strength, that a photo becomes grey, so that the network learns wear, not colour
 
 
 def augment(photos: Tensor, strength: float) -> Tensor:
-    """Show the same coins as another photographer might have: turned, shifted, in other light, without colour.
+    """Change photos as another photographer might have taken them: turned, shifted, in other light, without colour.
 
     Args:
         photos: (N, 3, H, W), uint8.
-        strength: multiplies the limits above; 0 leaves photos as they are.
+        strength: multiplies the changes above; 0 leaves photos as they are.
 
     Returns:
         (N, 3, H, W), float, 0 to 1.
@@ -45,7 +46,7 @@ def random_affine(photos: Tensor, strength: float) -> Tensor:
 
 
 def random_light(photos: Tensor, strength: float) -> Tensor:
-    """Make each face of photos (N, 3, H, W), 0 to 1, darker or brighter, and more so to one side."""
+    """Make each face of photos (N, 3, H, W), 0 to 1, darker or brighter, with light from one side."""
     faces = 2 * len(photos)
     gamma = torch.exp(uniform(photos, faces) * strength * GAMMA)
     return relight_faces(photos, gamma, slope=uniform(photos, faces, 2) * strength * LIGHT)
@@ -61,7 +62,7 @@ def random_colour(photos: Tensor, strength: float) -> Tensor:
 
 
 def random_greyscale(photos: Tensor, strength: float) -> Tensor:
-    """Take the colour from some of the photos (N, 3, H, W)."""
+    """Make some of the photos (N, 3, H, W) grey."""
     grey = (torch.rand(len(photos)) < GREYSCALE).view(-1, 1, 1, 1).to(photos.device)
     return torch.where(grey, greyscale(photos), photos)
 
@@ -80,12 +81,12 @@ def greyscale(photos: Tensor) -> Tensor:
 
 
 def affine_faces(photos: Tensor, angle: Tensor, zoom: Tensor, shift: Tensor) -> Tensor:
-    """Turn, zoom and shift each face of photos, one half of the width; the border is repeated where nothing is left.
+    """Turn, zoom and shift each face of photos. The pixels at its border fill what is then empty.
 
     Args:
         photos: (N, 3, H, W), float.
-        angle: (2N,), in radians; obverse and reverse of the first photo, then of the second, ...
-        zoom: (2N,), how much of a face is seen; above 1, it becomes smaller.
+        angle: (2N,), in radians; left and right face of the first photo, then of the second, ...
+        zoom: (2N,), the share of a face that is seen; above 1, the coin becomes smaller.
         shift: (2N, 2), to the left and upwards, in shares of a face.
 
     Returns:
@@ -103,15 +104,15 @@ def affine_faces(photos: Tensor, angle: Tensor, zoom: Tensor, shift: Tensor) -> 
 
 
 def relight_faces(photos: Tensor, gamma: Tensor, slope: Tensor) -> Tensor:
-    """Light each face of photos, one half of the width: brighter or darker, and more from one side.
+    """Change the light on each face of photos: its brightness, and how much of it comes from one side.
 
     Args:
         photos: (N, 3, H, W), float, 0 to 1.
         gamma: (2N,), the exponent of brightness; above 1, middle tones become darker.
-        slope: (2N, 2), by which share the light grows from the middle to the right edge of a face, and to the lower.
+        slope: (2N, 2), the share by which light increases from the middle of a face to its right and its lower edge.
 
     Returns:
-        (N, 3, H, W), from 0; where the light is strong, above 1.
+        (N, 3, H, W), 0 or more; above 1 where the light is strong.
     """
     faces = photos.unflatten(3, (2, -1))
     gamma, to_right, downwards = (values.view(-1, 1, 1, 2, 1) for values in (gamma, *slope.unbind(1)))

@@ -1,6 +1,13 @@
-"""torchvision's ResNet-50, to compare with; torchvision is imported late, since predict.py can save the second."""
+"""The networks that --model can train. To add one, write what makes it and give it an entry in `BACKBONES`.
 
+`CoinClassifier` has its entry in coin_classifier_custom.py, beside its class. torchvision is imported only by the
+functions that use it: that takes a second, which predict.py saves.
+"""
+
+import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -8,20 +15,52 @@ from coinkit.checkpoints import load_tensors
 from coinkit.cli import UserError
 
 
-def make_resnet50(num_classes: int, image_width: int, image_height: int) -> nn.Module:
-    """Return torchvision's ResNet-50 with random weights (He et al. 2016, arXiv 1512.03385), to compare with."""
-    from torchvision.models import resnet50
+class Backbone(NamedTuple):
+    """What the scripts have to know about a network."""
 
-    model = resnet50(num_classes=num_classes)
-    model.image_width, model.image_height = image_width, image_height
+    # Called with the number of classes, `image_width` and `image_height`. What else it takes must be named like a flag
+    # of coin_classifier_custom.py, whose value it gets: `dropout`, for example.
+    make: Callable[..., nn.Module]
+    head: str  # name of its last layer, which has an output for each class
+    heatmap_layer: str  # dotted name of the submodule whose output, (N, C, H, W), heatmaps explain
+    pretrained_weights: Callable[[str], dict[str, Tensor]] | None = None  # loads what --pretrained names
+
+
+def make_model(name: str, num_classes: int, architecture: dict) -> nn.Module:
+    """Return a network with random weights; it knows the size of its photos and which layer heatmaps explain.
+
+    Args:
+        name: a key of `BACKBONES`.
+        num_classes: how many grades.
+        architecture: a value for each of its `architecture_options`.
+    """
+    backbone = BACKBONES[name]
+    model = backbone.make(num_classes, **architecture)
+    model.image_width, model.image_height = architecture["image_width"], architecture["image_height"]
+    model.heatmap_layer = backbone.heatmap_layer
     return model
 
 
+def architecture_options(name: str) -> tuple[str, ...]:
+    """Return which options a network is made from, beside the number of classes: what its checkpoint has to hold."""
+    return tuple(inspect.signature(BACKBONES[name].make).parameters)[1:]
+
+
+def make_resnet50(num_classes: int, image_width: int, image_height: int) -> nn.Module:
+    """Return torchvision's ResNet-50 with random weights (He et al. 2016, arXiv 1512.03385); it takes any size."""
+    from torchvision.models import resnet50
+
+    return resnet50(num_classes=num_classes)
+
+
 def pretrained_resnet50(source: str) -> dict[str, Tensor]:
-    """Return weights of torchvision's ResNet-50, learned from ImageNet: downloaded ("download"), or from a file.
+    """Return the weights that torchvision's ResNet-50 has learned from ImageNet.
+
+    Args:
+        source: "download", or the name of a file that holds them.
 
     Raises:
-        UserError: they cannot be had.
+        UserError: the download fails, or there are no weights in the file.
     """
     from torchvision.models import ResNet50_Weights
 
@@ -32,3 +71,6 @@ def pretrained_resnet50(source: str) -> dict[str, Tensor]:
     except Exception as error:  # no network, no file, or no weights in it
         advice = f"download {ResNet50_Weights.DEFAULT.url} elsewhere and give --pretrained FILE"
         raise UserError(f"no pretrained weights from {source} ({error}): {advice}.") from None
+
+
+BACKBONES = {"resnet50": Backbone(make_resnet50, "fc", "layer4", pretrained_resnet50)}

@@ -1,4 +1,4 @@
-"""Checkpoint files: saved whole, and loaded from anybody without running or allocating what they ask for."""
+"""Checkpoint files: written completely or not at all, and safe to load even if they come from a stranger."""
 
 import pickletools
 import zipfile
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coinkit.cli import UserError, printable
 from coinkit.files import atomic_link, atomic_write
@@ -25,8 +25,8 @@ NEEDED_TO_RESUME = NEEDED_TO_PREDICT | dict.fromkeys(
     ("optimizer_state_dict", "scaler_state_dict", "dataset", "config", "progress"), dict
 )
 
-# What the pickle inside a file may call. torch's own list, with weights_only, holds bytearray and encode as well, and
-# with these a file of a kilobyte takes all memory.
+# What the pickle inside a file may call. torch's own list (weights_only) also allows bytearray and encode, with which a
+# file of a kilobyte can take all memory.
 ALLOWED = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "collections OrderedDict"}
 
 
@@ -39,7 +39,7 @@ def load_checkpoint(path: Path, needed: dict[str, type] = NEEDED_TO_PREDICT, mma
         mmap: map its tensors from the file, so that only what is used is read. Not if the file is to be replaced.
 
     Raises:
-        UserError: there is none, or it was not written by this program.
+        UserError: there is no checkpoint, or it was not written by this version of the program.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder: name the checkpoint in it, such as {path / '*_best.pth'}.")
@@ -64,10 +64,10 @@ def load_checkpoint(path: Path, needed: dict[str, type] = NEEDED_TO_PREDICT, mma
 
 
 def save_tensors(content: Any, target: Path) -> None:
-    """Save tensors and plain values with torch.save; `target` is replaced once they are written.
+    """Save tensors and plain values with torch.save; `target` is replaced only when all is written.
 
     Raises:
-        OSError: the disk is full, say.
+        OSError: it cannot be written: the disk is full, for example.
     """
     with atomic_write(target) as partial, partial.open("wb") as file:
         try:
@@ -87,7 +87,7 @@ def on_cpu(content: Any) -> Any:
 
 
 def load_tensors(path: Path, mmap: bool = True) -> Any:
-    """Load what torch.save has written, onto the CPU; the memory it takes is bounded by the size of the file.
+    """Load what torch.save has written, onto the CPU. That takes no more memory than the file is large.
 
     Args:
         path: where it is.
@@ -110,13 +110,13 @@ def load_tensors(path: Path, mmap: bool = True) -> Any:
 
 
 def is_storage(name: str) -> bool:
-    """Tell whether a name in a pickle is a type of numbers, such as "torch FloatStorage"."""
+    """Return whether a name in a pickle is a type of numbers, such as "torch FloatStorage"."""
     return name.startswith("torch ") and name.endswith("Storage")
 
 
 @contextmanager
-def damage_as_user_error(path: Path) -> Iterator[None]:
-    """Tell the user that a checkpoint is damaged, whatever is raised over what is in it."""
+def damage_as_user_error(path: Path | str) -> Iterator[None]:
+    """Turn any exception within it into a UserError: the checkpoint is damaged."""
     try:
         yield
     except UserError:
@@ -128,10 +128,49 @@ def damage_as_user_error(path: Path) -> Iterator[None]:
         ) from None
 
 
-def keep_previous(checkpoint: Path) -> None:
-    """Give the checkpoint of an earlier run a second name, under which it stays when a new one takes its place.
+def assign_weights(weights: dict[str, Tensor], model: nn.Module, file_size: int) -> None:
+    """Give a network on the meta device the weights of a file, which may be anybody's, without copying them.
 
-    One that has not finished an epoch is not worth it: after a false start, what was there before the start stays.
+    Args:
+        weights: by their names.
+        model: as the file describes it.
+        file_size: in bytes.
+
+    Raises:
+        Exception: of any kind, if they do not fit.
+    """
+    state = model.state_dict()
+    if sum(tensor.numel() * weights[name].element_size() for name, tensor in state.items()) > file_size:
+        raise ValueError("a network larger than the file")
+    if any(weights[name].is_floating_point() != tensor.is_floating_point() for name, tensor in state.items()):
+        raise ValueError("weights of another type of number")
+    model.load_state_dict(dict(weights), assign=True)  # a copy of the dict, since torch changes what it is given
+
+
+def copy_weights(weights: dict[str, Tensor], model: nn.Module, source: Path | str, without: str | None) -> None:
+    """Copy weights into a network, which may leave one layer as it is.
+
+    Args:
+        weights: by their names.
+        model: where they go.
+        source: where they are from, for the message.
+        without: name of the layer to leave out, or None.
+
+    Raises:
+        UserError: they are of another architecture.
+    """
+    with damage_as_user_error(source):
+        for name, tensor in model.state_dict().items():
+            if without is None or not name.startswith(f"{without}."):
+                if name not in weights or weights[name].shape != tensor.shape:
+                    raise UserError(f"{source} is of another architecture (see {name}): give its training's options.")
+                tensor.copy_(weights[name])
+
+
+def keep_previous(checkpoint: Path) -> None:
+    """Keep the checkpoint of an earlier run as *.previous.pth, since a new one is about to take its place.
+
+    One without a finished epoch is not kept, so that a false start does not replace the *.previous.pth before it.
     """
     if checkpoint.exists() and not has_no_finished_epoch(checkpoint):
         previous = checkpoint.with_suffix(".previous.pth")
@@ -140,7 +179,7 @@ def keep_previous(checkpoint: Path) -> None:
 
 
 def has_no_finished_epoch(checkpoint: Path) -> bool:
-    """Tell whether a checkpoint is of a run that has not finished an epoch."""
+    """Return whether a checkpoint is of a run that has not finished an epoch."""
     try:
         return load_checkpoint(checkpoint, NEEDED_TO_RESUME)["progress"].get("epochs") == 0
     except UserError:

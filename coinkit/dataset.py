@@ -1,4 +1,4 @@
-"""A dataset on disk: its classes and splits, and batches of its photos, read ahead."""
+"""A dataset on disk: its classes, its splits, and batches of photos, which threads read ahead."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ STD = (0.229, 0.224, 0.225)
 
 
 class PathList(Sequence):
-    """Paths of files, kept as one string of bytes: a million of them take a fifth of the memory of Path objects."""
+    """Paths, kept as one string of bytes: a million of them take a fifth of the memory that Path objects take."""
 
     def __init__(self):
         self.text, self.ends = bytearray(), array("q", [0])
@@ -39,7 +39,7 @@ class PathList(Sequence):
         return len(self.ends) - 1
 
     def __getitem__(self, index: int) -> Path:
-        index = range(len(self))[index]  # as a list takes it: from the end if negative, and an error beyond it
+        index = range(len(self))[index]  # as in a list, a negative index counts from the end
         return Path(os.fsdecode(bytes(self.text[self.ends[index] : self.ends[index + 1]])))
 
 
@@ -51,12 +51,12 @@ class Split(NamedTuple):
 
 
 class PhotoReader:
-    """Reads photos at one size and keeps them decoded for the next epoch, as long as there is room.
+    """Reads photos at one size, and keeps decoded photos for the next epoch until its cache is full.
 
     Args:
         width, height: the size, in pixels.
-        cache_gb: room for decoded photos, in gigabytes.
-        max_unreadable: how many photos may be left out because they cannot be read.
+        cache_gb: size of the cache, in gigabytes.
+        max_unreadable: how many unreadable photos are left out before one ends the run.
     """
 
     def __init__(self, width: int, height: int, cache_gb: float = 0, max_unreadable: int = 0):
@@ -70,7 +70,7 @@ class PhotoReader:
         """Return a photo, (3, height, width), uint8, or None if it cannot be read.
 
         Raises:
-            UserError: more photos than accepted cannot be read.
+            UserError: more than `max_unreadable` photos cannot be read.
         """
         photo = self.cache.get(path)
         if photo is None and path not in self.unreadable:
@@ -99,7 +99,7 @@ def find_classes(data: Path) -> list[str]:
     """Return the grades of a dataset in the order of the Sheldon scale.
 
     Raises:
-        UserError: there is no dataset, or it is not fit for training.
+        UserError: there is no dataset, a grade has no photos, or there are fewer than 2 grades.
     """
     if not (data / "train").is_dir():
         raise UserError(f"no dataset in {data}: run python prepare_dataset.py first, or name it with --data.")
@@ -113,7 +113,7 @@ def find_classes(data: Path) -> list[str]:
 
 
 def find_split(folder: Path, classes: list[str]) -> Split:
-    """Return the photos in <folder>/<grade>/; a small grade may have none in a split."""
+    """Return the photos in <folder>/<grade>/. A grade with few photos may have none in a split."""
     paths, counts = PathList(), []
     for grade_folder in (folder / grade for grade in classes):
         found = find_photos(grade_folder) if grade_folder.is_dir() else []
@@ -123,7 +123,7 @@ def find_split(folder: Path, classes: list[str]) -> Split:
 
 
 def fingerprint(split: Split, classes: list[str]) -> dict[str, list]:
-    """Return for each grade how many photos it has, and a digest of their names and sizes, which changes with them."""
+    """Return for each grade the number of its photos and a digest of their names and sizes, to notice changes."""
     digests = [hashlib.sha256() for _ in classes]
     for path, label in zip(split.paths, split.labels.tolist(), strict=True):
         digests[label].update(f"{path.name}\0{path.stat().st_size}\0".encode(errors="surrogateescape"))
@@ -132,7 +132,7 @@ def fingerprint(split: Split, classes: list[str]) -> dict[str, list]:
 
 
 def describe_changes(before: dict[str, dict], now: dict[str, dict]) -> str:
-    """Say what is different in the fingerprints of splits, {split: {grade: [count, digest]}}; "" if nothing is."""
+    """Return in words how the fingerprints of splits, {split: {grade: [count, digest]}}, differ; "" if they do not."""
     changes = []
     for split, grades in now.items():
         for grade, (count, digest) in grades.items():
@@ -156,16 +156,17 @@ def read_batches(
     Photos that cannot be read are left out, so a batch may be smaller than the others, or empty.
 
     Args:
-        paths: of the photos.
-        order: (N,), indices of the photos wanted.
+        paths: of all photos.
+        order: (N,), indices of the photos to read.
         batch_size: photos in a batch.
-        read, pool: what reads them, and where.
-        share: which part of each batch is wanted.
+        read: reads a photo.
+        pool: the threads.
+        share: which photos of each batch to read; the others are for other processes.
 
     Yields:
         Photos (batch, 3, H, W), uint8, and their indices, (batch,).
     """
-    # no list of a million
+    # A generator, since a list of a million paths would take much memory.
     ordered = (paths[index] for planned in order.split(batch_size) for index in planned[share].tolist())
     photos = prefetch(pool, read, ordered, ahead=2 * batch_size)
     for start in range(0, len(order), batch_size):
@@ -176,12 +177,12 @@ def read_batches(
 
 
 def normalise(photos: Tensor) -> Tensor:
-    """Turn photos (N, 3, H, W), 0 to 255 or already 0.0 to 1.0, into what the network takes."""
+    """Return photos (N, 3, H, W), uint8 or 0.0 to 1.0, as networks take them: with ImageNet's mean and deviation."""
     photos = photos.float() / 255 if photos.dtype == torch.uint8 else photos
     mean, std = (torch.tensor(values, device=photos.device).view(3, 1, 1) for values in (MEAN, STD))
     return (photos - mean) / std
 
 
 def derive_seed(*numbers: int) -> int:
-    """Return a seed that follows from numbers, without likeness between neighbours; zeros at the end change nothing."""
+    """Return a seed made from numbers. Similar numbers give unrelated seeds; zeros at the end change nothing."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""Where the network runs, and in what precision."""
+"""The device that the network runs on, and its precision."""
 
 import os
 
@@ -8,7 +8,7 @@ from coinkit.cli import UserError
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of that name; for "auto", a GPU where there is one. Each of torchrun's processes gets its own.
+    """Return the device of this name; "auto" is a GPU if there is one. Each process of torchrun gets a GPU of its own.
 
     Raises:
         UserError: there is no such device here.
@@ -28,7 +28,7 @@ def find_device(name: str) -> torch.device:
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type to multiply in; for "auto", the fastest that the device has instructions for."""
+    """Return the type of numbers to multiply; "auto" is the fastest that the device has instructions for."""
     if precision != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if device.type == "cuda":

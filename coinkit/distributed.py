@@ -1,4 +1,4 @@
-"""Training in several processes that torchrun has started, on one machine or several; without it, there is just one."""
+"""Training in several processes, started by torchrun on one machine or several. Without torchrun there is one."""
 
 import os
 import sys
@@ -16,21 +16,21 @@ from coinkit.cli import UserError
 from coinkit.files import format_bytes
 
 RANK = int(os.environ.get("RANK", 0))  # the number of this process
-IS_MAIN = RANK == 0  # writes and prints for all
-WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))  # of processes, over all machines
-TIMEOUT = timedelta(minutes=10)  # that they wait for one another, while the first one saves and draws, say
-GONE = ("by peer", "Timed out", "remote process")  # what gloo and NCCL say when one no longer answers
+IS_MAIN = RANK == 0  # the main process writes and prints for all
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))  # the number of processes, over all machines
+TIMEOUT = timedelta(minutes=10)  # processes wait this long for one another, such as for the main one to save
+GONE = ("by peer", "Timed out", "remote process")  # in the messages of gloo and NCCL when a process has gone
 
 T = TypeVar("T")
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Be one of the processes that torchrun has started, if it has started this one. Only the first one prints.
+    """Connect the processes that torchrun has started; without torchrun, do nothing. Only the main process prints.
 
     Raises:
         UserError: another process has gone.
-        Exception: any other, but only in the process where one happens first; the rest exits with status 1.
+        Exception: any other, in the process where one is raised first; the others exit with status 1.
     """
     if WORLD_SIZE == 1:
         yield
@@ -42,7 +42,7 @@ def process_group() -> Iterator[None]:
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(sys.stdout if IS_MAIN else nowhere):
             yield
     except Exception as error:
-        if store.add("errors", 1) > 1:  # the same mistake, or what follows from it
+        if store.add("errors", 1) > 1:  # it is the same error, or follows from it
             sys.exit(1)
         if isinstance(error, RuntimeError) and any(words in str(error) for words in GONE):
             raise UserError("another process has gone: see which one in torchrun's report, under Root Cause.") from None
@@ -51,19 +51,19 @@ def process_group() -> Iterator[None]:
 
 
 def batch_share() -> slice:
-    """Return which part of each batch is for this process."""
+    """Return which photos of each batch this process takes."""
     return slice(RANK, None, WORLD_SIZE)
 
 
 def wrap_model(model: nn.Module) -> nn.Module:
-    """Return the network to learn with: after its backward pass, gradients are the means over the processes."""
+    """Return the network to train: after its backward pass, gradients are means over the processes."""
     if WORLD_SIZE == 1:
         return model
     wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
     weights, told = list(model.parameters()), ""
     if weights[0].is_cuda:
-        # The gradients of fc1 alone are 540 MB, which takes longer to send than to compute. bf16 halves that, has the
-        # range of fp32, and its rounding is small beside the noise of a batch. On CPUs the network is small.
+        # The gradients of fc1 alone are 540 MB, and sending them takes longer than computing them. bf16 halves the
+        # size and has the range of fp32; its rounding is small beside the noise of a batch. Networks on CPUs are small.
         from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
         wrapped.register_comm_hook(None, bf16_compress_hook)
@@ -84,15 +84,21 @@ def sum_over_processes(*values: float) -> list[float]:
 
 
 def gather(value: T) -> list[T]:
-    """Return the values of all processes, which may be anything that can be pickled."""
+    """Return the values of all processes, in the order of their ranks. A value is anything that can be pickled."""
     values = [value] * WORLD_SIZE
     if WORLD_SIZE > 1:
         dist.all_gather_object(values, value)
     return values
 
 
+def is_same(value: object) -> bool:
+    """Return whether all processes have the same value."""
+    values = gather(value)
+    return all(other == values[0] for other in values)
+
+
 def broadcast(value: T) -> T:
-    """Return the value of the first process, which may be anything that can be pickled."""
+    """Return the value of the main process, which is anything that can be pickled."""
     values = [value]
     if WORLD_SIZE > 1:
         dist.broadcast_object_list(values)
@@ -100,6 +106,6 @@ def broadcast(value: T) -> T:
 
 
 def sync_buffers(model: nn.Module) -> None:
-    """Give the network of each process the buffers of the first one's: the averages of batch norms, say."""
+    """Copy the buffers of the main process's network, such as batch norm's averages, to the other processes."""
     for buffer in model.buffers() if WORLD_SIZE > 1 else ():
         dist.broadcast(buffer, src=0)

@@ -1,34 +1,31 @@
-"""What made the network decide: where in a photo it saw what spoke for a grade."""
+"""Heatmaps: which parts of a photo speak for a grade."""
 
 import torch
 from torch import Tensor, nn
 
 
 def heatmaps(model: nn.Module, photos: Tensor, targets: Tensor) -> Tensor:
-    """Return where photos show what speaks for a grade, by HiResCAM (Draelos & Carin 2020, arXiv 2011.08891).
+    """Return how much each part of a photo speaks for a grade, by HiResCAM (Draelos & Carin 2020, arXiv 2011.08891).
 
-    Grad-CAM would average the gradients over all places first, which fits a network that ends with an average over
-    places, as ResNet-50 does; on it the two agree. Fully connected layers treat each place differently.
+    Grad-CAM averages the gradients over the photo first. That is right only for a network that itself ends with an
+    average over the photo, such as ResNet-50, where both methods give the same map. The fully connected layers of
+    `CoinClassifier` have a weight for each place.
 
-    Each photo's map is scaled by itself, so that its hottest place is 1; where nothing speaks for the grade, all is 0.
+    Each map is scaled by itself so that its maximum is 1. Where nothing speaks for the grade, the whole map is 0.
 
     Args:
-        model: a trained network of `coin_classifier_custom.MODELS`, in eval mode.
+        model: a trained network that `coinkit.backbones.make_model` has made, in eval mode.
         photos: (N, 3, H, W), as `normalise` returns them, on the model's device.
         targets: (N,), the index of the grade to ask about, for each photo.
 
     Returns:
         (N, H, W), 0 to 1.
     """
-    from captum.attr import LayerAttribution, LayerGradientXActivation  # takes a second that predict.py can save
+    from captum.attr import LayerAttribution, LayerGradientXActivation  # takes a second, which predict.py saves
 
-    if hasattr(model, "layer4"):  # ResNet-50, whose last block ends without a pooling
-        layer, before_it = model.layer4, False
-    else:  # what goes into the last pooling has twice the detail of what comes out
-        layer, before_it = [layer for layer in model.modules() if isinstance(layer, nn.MaxPool2d)][-1], True
     with torch.inference_mode(False), torch.enable_grad():  # the caller may have switched gradients off
-        cam = LayerGradientXActivation(model, layer)
-        maps = cam.attribute(photos.clone(), targets.clone(), attribute_to_layer_input=before_it)
+        cam = LayerGradientXActivation(model, model.get_submodule(model.heatmap_layer))
+        maps = cam.attribute(photos.clone(), targets.clone())
     maps = maps.sum(dim=1, keepdim=True).relu()
     maps = LayerAttribution.interpolate(maps.detach(), photos.shape[2:], "bilinear")[:, 0]
     return maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)

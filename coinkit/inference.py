@@ -18,20 +18,20 @@ from coinkit.photos import PhotoError, open_photo, photo_notes, prefetch
 
 BATCH_SIZE = 8  # photos at once
 
-# What --tta adds to the photo as it is: each face turned (degrees), and shifted to the left and upwards (shares of a
-# face), half as far as in training. None is a mirror image, since no coin is.
+# The views that --tta adds to the photo as it is: each face turned (degrees), and shifted to the left and upwards
+# (shares of a face), less than half as far as in training. No view is mirrored, since no real coin is.
 TTA_VIEWS = ((-4, 0, 0), (4, 0, 0), (0, -0.015, -0.015), (0, 0.015, 0.015))
 
 
 class Network(NamedTuple):
-    """A trained network, in eval mode, and by what to divide its logits."""
+    """A trained network, in eval mode, and the temperature that its logits are divided by."""
 
     model: nn.Module
     temperature: float
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the photos that it takes."""
+        """Width and height of the photos that it takes, in pixels."""
         return self.model.image_width, self.model.image_height
 
 
@@ -45,7 +45,14 @@ class Photo(NamedTuple):
 def grade_photos(
     networks: list[Network], paths: Sequence[Path], tta: bool, device: torch.device
 ) -> Iterator[tuple[Path, tuple[Tensor, list[str]] | PhotoError]]:
-    """Yield each path with the probabilities of its grades, (classes,), and notes; or with why it cannot be read."""
+    """Yield each path with the probabilities of its grades, (classes,), and notes; or with the error in reading it.
+
+    Args:
+        networks: on the device, all with the same grades.
+        paths: of the photos.
+        tta: average over `TTA_VIEWS` too.
+        device: where the networks are.
+    """
     read = partial(read_photo, sizes={network.size for network in networks})
     with ThreadPoolExecutor(usable_cores()) as pool:
         photos = zip(paths, prefetch(pool, read, paths, ahead=2 * BATCH_SIZE), strict=True)
@@ -57,7 +64,7 @@ def grade_photos(
 
 
 def read_photo(path: Path, sizes: set[tuple[int, int]]) -> Photo | PhotoError:
-    """Return a photo, with notes on it, or why it cannot be read."""
+    """Return a photo at these sizes (width, height), with notes on it; or the error, if it cannot be read."""
     try:
         opened = {size: open_photo(path, *size) for size in sizes}
     except PhotoError as error:
@@ -73,7 +80,8 @@ def read_photo(path: Path, sizes: set[tuple[int, int]]) -> Photo | PhotoError:
 def mean_probabilities(networks: list[Network], photos: list[Photo], tta: bool, device: torch.device) -> Tensor:
     """Return the probabilities of the grades, (N, classes): the mean over networks and, with `tta`, over views.
 
-    It is the mean of calibrated logits: that of probabilities is less sure than it is right (docs/experiments.md).
+    It averages calibrated logits. Averaged probabilities would be less confident than they are accurate
+    (docs/experiments.md).
     """
     logits = []
     for network in networks:

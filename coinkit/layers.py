@@ -6,11 +6,12 @@ from torch.nn import functional as F
 
 
 class StandardisedConv2d(nn.Conv2d):
-    """A convolution whose weights have mean 0 and length 1 for each output.
+    """A convolution whose weights are standardised: for each output, their mean is 0 and their norm 1.
 
-    With group norm after it, it learns from batches of a few photos as from large ones (Qiao et al. 2019, "Micro-Batch
-    Training with Batch-Channel Normalization and Weight Standardization", arXiv 1903.10520). There, weights have
-    deviation 1; group norm undoes the difference, but length 1 keeps what lies between within the range of fp16.
+    With group norm after it, a network learns from batches of a few photos as well as from large ones (Qiao et al.
+    2019, "Micro-Batch Training with Batch-Channel Normalization and Weight Standardization", arXiv 1903.10520). The
+    paper gives weights a standard deviation of 1. After group norm that is the same; before it, a norm of 1 keeps
+    values small enough for fp16.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -21,7 +22,7 @@ class StandardisedConv2d(nn.Conv2d):
 
 
 class Residual(nn.Module):
-    """A block with a skip connection: its input, halved in size, is added to its output through a 1x1 convolution."""
+    """A block that halves the size, with a skip connection: average pooling and a 1x1 convolution of its input."""
 
     def __init__(self, block: nn.Module, in_channels: int, out_channels: int):
         super().__init__()

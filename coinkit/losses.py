@@ -1,4 +1,4 @@
-"""Targets and weights of the loss: labels that know the order of grades, classes that count the same."""
+"""Targets and weights of the loss: soft labels along the scale, and classes that count the same."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,14 @@ from coinkit.grades import sheldon_number
 
 
 def soft_labels(classes: list[str], spread: float) -> Tensor:
-    """Return a row of target probabilities for each class: most on itself, some on its neighbours on the scale.
+    """Return the target probabilities of each true class, (classes, classes): a Gaussian over the distance in grades.
 
-    A Gaussian over the distance in grades (Diaz & Marathe 2019, "Soft Labels for Ordinal Regression"). Classes that are
-    not on the scale, and all with spread 0, have hard labels.
+    From Diaz & Marathe 2019, "Soft Labels for Ordinal Regression". A class that is not on the Sheldon scale has a hard
+    label: 1 for itself, and 0 for the others.
+
+    Args:
+        classes: the names of the grades, in the order of the scale.
+        spread: standard deviation, in grades; with 0, all labels are hard.
     """
     on_scale = torch.tensor([sheldon_number(name) is not None for name in classes])
     places = torch.arange(len(classes), dtype=torch.float)
@@ -21,6 +25,11 @@ def soft_labels(classes: list[str], spread: float) -> Tensor:
 
 
 def balanced_class_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """Return a weight for each class so that all count the same; over the photos, the mean is 1."""
+    """Return a weight for each class, (num_classes,), so that all classes count the same; its mean over photos is 1.
+
+    Args:
+        labels: (N,), the indices of the photos' classes; each class has at least one.
+        num_classes: how many there are.
+    """
     counts = torch.bincount(labels, minlength=num_classes)
     return len(labels) / (num_classes * counts)

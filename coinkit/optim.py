@@ -1,20 +1,30 @@
-"""The optimiser, and the schedules of learning rate, dropout and augmentation."""
+"""The optimiser, and the schedules of the learning rate, dropout and augmentation.
+
+To change the learning-rate schedule, change `learning_rate_factor`.
+"""
 
 import math
 
 import torch
 from torch import nn
 
-FULL_RATE_INPUTS = 576  # a layer with more inputs than this (64 channels, 3x3) gets a smaller learning rate
+FULL_RATE_INPUTS = 576  # 64 channels, 3x3; a layer with more inputs than this gets a smaller learning rate
 
 
 def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
     """Return AdamW with a learning rate for each layer.
 
-    Adam moves every weight by about the learning rate, so a layer's output moves in proportion to its number of
-    inputs: with one rate for all, fc1 with its 65,536 jumps about while the convolutions stand still. Weights of more
-    than `FULL_RATE_INPUTS` inputs therefore get a rate that much smaller (Yang et al. 2022, "Tensor Programs V",
-    arXiv 2203.03466, table 8). What is no weight of a layer (biases, scales of norms) does not decay.
+    Adam changes every weight by about the learning rate, so the change in a layer's output grows with its number of
+    inputs. With one rate for all layers, fc1 with its 65,536 inputs would change far too much while the convolutions
+    hardly change. The rate of a layer with more than `FULL_RATE_INPUTS` inputs is therefore divided by the excess
+    (Yang et al. 2022, "Tensor Programs V", arXiv 2203.03466, table 8). Biases and the scales of norms have no weight
+    decay.
+
+    Args:
+        model: the network.
+        learning_rate: of layers with up to `FULL_RATE_INPUTS` inputs, at its peak.
+        weight_decay: of AdamW.
+        fused: change all weights in one operation.
     """
     groups = {}
     for parameter in model.parameters():
@@ -27,10 +37,10 @@ def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, 
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Take the averages from the state of another optimiser of the same weights; how to step stays as it is here.
+    """Load the averages that an optimiser has saved; learning rates and other options stay as they are.
 
     Raises:
-        Exception: of any kind, if they do not fit.
+        Exception: of any kind, if they are not of these weights.
     """
     optimizer.load_state_dict(state | {"param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, averages in optimizer.state.items():
@@ -39,31 +49,39 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> float:
-    """Give each layer a share of its full learning rate; return the highest that is set."""
+    """Set each layer's learning rate to a share, 0 to 1, of its peak; return the highest of them."""
     for group in optimizer.param_groups:
         group["lr"] = share * group["full_lr"]
     return max(group["lr"] for group in optimizer.param_groups)
 
 
 def set_dropout(model: nn.Module, share: float) -> None:
-    """Make all dropout of a network drop a share of the features, 0 to 1."""
+    """Set the share of features, 0 to 1, that each dropout layer of a network sets to 0."""
     for layer in model.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = share
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:
-    """Return the share of the full learning rate at a progress of 0 to 1: a linear rise, then half a cosine to 0."""
+    """Return which share of its peak the learning rate has: a linear rise, then a fall to 0 along half a cosine.
+
+    Args:
+        progress: how much of the training is done, 0 to 1.
+        warmup: where the peak is, 0 to 1.
+    """
     if progress < warmup:
         return progress / warmup
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
 def regularisation_factor(progress: float) -> float:
-    """Return the share of full dropout and augmentation at a progress of 0 to 1: a linear rise over the first half.
+    """Return which share of their full strength dropout and augmentation have: a linear rise over the first half.
 
-    At full strength, dropout hides the little by which the features of an untrained network differ from coin to coin,
-    so that for many epochs it learns nothing (docs/experiments.md). Dropout that grows is that of Morerio et al.
-    2017, "Curriculum Dropout", arXiv 1703.06229.
+    The features of an untrained network hardly differ from coin to coin. Dropout at full strength hides that
+    difference, and the network learns nothing for many epochs (docs/experiments.md). Dropout that grows is from
+    Morerio et al. 2017, "Curriculum Dropout", arXiv 1703.06229.
+
+    Args:
+        progress: how much of the training is done, 0 to 1.
     """
     return min(1.0, 2 * progress)

@@ -1,86 +1,115 @@
-"""What TensorBoard shows of a run: curves, settings, and pictures, at a small share of its time and a few megabytes."""
+"""What TensorBoard shows of a run: curves, settings and pictures. It takes little time and a few megabytes."""
 
 import math
+import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from tqdm import tqdm
 
+from coinkit.cli import printable
 from coinkit.figures import confusion_chart, photo_grid
 from coinkit.report import Evaluation, caption, mistake_pictures
 
-PICTURES = 10  # times in a run; with the sizes below, that makes 20 MB at most
-MAX_PICTURE_SHARE = 0.01  # of the time of a run may go into pictures
-MISTAKES = 6  # in a picture
-WIDTH = 1024  # pixels that a picture is at most wide
+PICTURES = 10  # draw at most this many times in a run; at the sizes below, that makes 20 MB at most
+MAX_PICTURE_SHARE = 0.01  # leave pictures out while they have taken more than this share of the time
+MISTAKES = 6  # photos in the picture of the worst mistakes
+WIDTH = 1024  # pixels; wider pictures are made smaller
 
 
 class TensorBoardLog:
-    """Two runs for TensorBoard, "train" and "val", whose curves of the same name share a chart."""
+    """Two runs for TensorBoard, "train" and "val", whose curves of the same name share a chart.
 
-    def __init__(self, folder: str, first_epoch: int):
-        from torch.utils.tensorboard import SummaryWriter  # here, since it takes a second that predict.py can save
+    Nothing is written before there is something to log.
 
-        # After a resume, purge_step hides what an interrupted run had logged beyond its last checkpoint.
-        self.train = SummaryWriter(Path(folder, "train"), purge_step=first_epoch)
-        self.val = SummaryWriter(Path(folder, "val"), purge_step=first_epoch)
+    Args:
+        folder: where the two runs go.
+    """
+
+    def __init__(self, folder: str):
+        self.folder = Path(folder)
+        self.train = self.val = self.next_epoch = None
         self.started, self.picture_seconds = time.perf_counter(), 0.0
 
     def __enter__(self) -> "TensorBoardLog":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.train.close()
-        self.val.close()
+        self.close()
 
-    def start(self, config: dict, dataset: dict[str, dict], examples: np.ndarray) -> None:
+    def open(self, first_epoch: int) -> None:
+        """Open new files. Points that earlier files have of this epoch or a later one are no longer shown."""
+        from torch.utils.tensorboard import SummaryWriter  # takes a second, which predict.py saves
+
+        self.close()
+        self.train, self.val = (SummaryWriter(self.folder / name, purge_step=first_epoch) for name in ("train", "val"))
+        self.next_epoch = first_epoch
+
+    def close(self) -> None:
+        """Finish the files, if there are any."""
+        if self.train:
+            self.train.close()
+            self.val.close()
+
+    def start(self, config: dict, dataset: dict[str, dict], photos: np.ndarray, grades: list[str]) -> None:
         """Log what a run begins with.
 
         Args:
             config: the options.
             dataset: {split: {grade: [count, ...]}}.
-            examples: augmented photos, as a picture (height, width, 3), uint8.
+            photos: examples of augmented training photos, (N, H, W, 3), uint8.
+            grades: N names.
         """
+        self.open(first_epoch=1)
         self.train.add_text("config", table(["option", "value"], config.items()))
-        counts = [(grade, *(grades[grade][0] for grades in dataset.values())) for grade in next(iter(dataset.values()))]
+        counts = [(grade, *(split[grade][0] for split in dataset.values())) for grade in next(iter(dataset.values()))]
         self.train.add_text("dataset", table(["grade", *dataset], counts))
-        self.train.add_image("augmented training photos", shrunk(examples), dataformats="HWC")
+        with left_out_if_it_fails("augmented training photos"):
+            self.train.add_image("augmented training photos", shrunk(photo_grid(photos, grades)), dataformats="HWC")
 
     def graph(self, model: nn.Module, device: torch.device) -> None:
-        """Log what a network computes from a photo, on the device that it is on."""
+        """Log the graph of a network that is on this device."""
         photos = torch.zeros(1, 3, model.image_height, model.image_width, device=device)
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # add_graph itself uses what is to go
-            self.train.add_graph(model, photos)
+        with left_out_if_it_fails("graph"), warnings.catch_warnings(action="ignore", category=FutureWarning):
+            self.train.add_graph(model, photos)  # which calls functions that PyTorch is going to remove
 
-    def epoch(self, number: int, train: dict[str, float], val: dict[str, float]) -> None:
-        """Log a point of each curve."""
+    def epoch(self, number: int, train: dict[str, float], val: dict[str, float], evaluation: Evaluation) -> None:
+        """Log a point of each curve, and of the accuracy of each grade that has validation photos."""
+        if number != self.next_epoch:  # the run was resumed, or has gone back to an earlier epoch
+            self.open(number)
         for writer, values in ((self.train, train), (self.val, val)):
             for name, value in values.items():
                 writer.add_scalar(name, value, number)
-
-    def evaluation(
-        self, epoch: int, num_epochs: int, evaluation: Evaluation, model: nn.Module, device: torch.device
-    ) -> None:
-        """Log the accuracy by grade, and now and then which grades are taken for which, and the worst mistakes."""
         for label, counts in enumerate(evaluation.confusion):
             if counts.any():
                 tag = f"accuracy by grade/{evaluation.classes[label]}"
-                self.val.add_scalar(tag, counts[label] / counts.sum(), epoch)
+                self.val.add_scalar(tag, counts[label] / counts.sum(), number)
+        self.next_epoch = number + 1
+
+    def pictures(
+        self, epoch: int, num_epochs: int, evaluation: Evaluation, model: nn.Module, device: torch.device
+    ) -> None:
+        """Log the confusion matrix and the worst mistakes: of the last epoch, and of some others if there is time."""
         due = epoch % math.ceil(num_epochs / PICTURES) == 0
         affordable = self.picture_seconds < MAX_PICTURE_SHARE * (time.perf_counter() - self.started)
         if epoch != num_epochs and not (due and affordable):
             return
         started = time.perf_counter()
-        chart = confusion_chart(evaluation.confusion, evaluation.classes)
-        self.val.add_image("confusion matrix", shrunk(chart), epoch, dataformats="HWC")
-        if mistakes := mistake_pictures(evaluation, MISTAKES, model, device):
-            photos = np.stack([picture for _, picture in mistakes])
-            grid = photo_grid(photos, [caption(evaluation, index) for index, _ in mistakes])
-            self.val.add_image("worst mistakes", shrunk(grid), epoch, dataformats="HWC")
+        with left_out_if_it_fails("confusion matrix"):
+            chart = confusion_chart(evaluation.confusion, evaluation.classes)
+            self.val.add_image("confusion matrix", shrunk(chart), epoch, dataformats="HWC")
+        with left_out_if_it_fails("worst mistakes"):
+            if mistakes := mistake_pictures(evaluation, MISTAKES, model, device):
+                photos = np.stack([picture for _, picture in mistakes])
+                grid = photo_grid(photos, [caption(evaluation, index) for index, _ in mistakes])
+                self.val.add_image("worst mistakes", shrunk(grid), epoch, dataformats="HWC")
         self.picture_seconds += time.perf_counter() - started
 
     def result(self, config: dict, values: dict[str, float]) -> None:
@@ -89,6 +118,16 @@ class TensorBoardLog:
             name: value if isinstance(value, int | float | str) else str(value) for name, value in config.items()
         }
         self.val.add_hparams(settings, values, run_name=".")
+
+
+@contextmanager
+def left_out_if_it_fails(picture: str) -> Iterator[None]:
+    """Tell in a line that a picture cannot be drawn, and go on: a training must not end because of a picture."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        tqdm.write(f"TensorBoard shows no {picture} this time: {printable(reason)}", file=sys.stderr)
 
 
 def table(header: list[str], rows: object) -> str:

@@ -1,44 +1,45 @@
-"""How far a training has come, and which of its epochs is the best."""
+"""How far a training has come, and which epoch is the best."""
 
 import math
 from dataclasses import dataclass, fields
 
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from coinkit.calibration import fit_temperature
 
 
 @dataclass
 class Progress:
-    """How far a run has come: plain values that go into its checkpoints."""
+    """How far a run has come. A checkpoint holds these values, so that the run can be resumed."""
 
-    log_dir: str
-    steps: int = 0  # taken, over all epochs
-    epochs: int = 0  # finished and validated
-    halvings: int = 0  # of --batch-size, to fit into memory
-    rate_cuts: int = 0  # to a tenth, after an explosion
-    bad_steps: int = 0  # without a finite loss and gradient, in a row
-    lowest_loss: float = math.inf  # of validation, calibrated
-    lowest_epoch: int = 0
+    log_dir: str  # of TensorBoard
+    steps: int = 0  # taken so far, over all epochs
+    epochs: int = 0  # trained and validated
+    halvings: int = 0  # how often the number of photos at a time was halved, since the memory was not enough
+    rate_cuts: int = 0  # how often the learning rate was cut to a tenth, since the loss had exploded
+    bad_steps: int = 0  # the latest steps in a row without a finite loss and gradient
+    lowest_loss: float = math.inf  # of validation, after calibration
+    lowest_epoch: int = 0  # the one with the lowest loss
     loss_margin: float = 0.0  # two standard errors of the lowest loss
-    best_epoch: int = 0
-    best_val_acc: float = 0.0  # of the best epoch
+    best_epoch: int = 0  # as `end_epoch` defines it; 0 before the first
+    best_val_acc: float = 0.0  # validation accuracy of the best epoch
     temperature: float = 1.0  # of the best epoch
-    learning_rate: float = 0.0  # of the last step, in layers of few inputs
-    # Of the epoch at hand, so that it can be stopped in the middle:
+    learning_rate: float = 0.0  # of the last step, in layers with few inputs
+    # What the current epoch has done so far:
     seen: int = 0  # photos
-    loss_sum: float = 0.0
-    correct: int = 0
-    gradient_sum: float = 0.0  # of the norms before clipping
+    loss_sum: float = 0.0  # over these photos
+    correct: int = 0  # photos that were given their grade
+    gradient_sum: float = 0.0  # over these photos, of the norm before clipping
     seconds: float = 0.0
 
     @classmethod
     def load(cls, values: dict) -> "Progress":
-        """Return what a checkpoint holds.
+        """Return the progress that a checkpoint holds.
 
         Raises:
-            Exception: of any kind, if that is none.
+            Exception: of any kind, if a value is missing or wrong.
         """
         progress = cls(**values)
         for field in fields(cls):
@@ -48,19 +49,37 @@ class Progress:
         return progress
 
     def begin_epoch(self) -> None:
-        """Forget the epoch at hand."""
+        """Set what the current epoch has done to 0."""
         self.seen, self.loss_sum, self.correct, self.gradient_sum, self.seconds = 0, 0.0, 0, 0.0, 0.0
 
+    def describe(self, photos: int, num_epochs: int) -> str:
+        """Return loss, accuracy and the time left, for the progress bar of an epoch with this many photos."""
+        left = ((num_epochs - self.epochs) * photos - self.seen) * self.seconds / self.seen
+        return (
+            f"loss {self.loss_sum / self.seen:.3f}, accuracy {self.correct / self.seen:.3f}, "
+            f"rate {self.learning_rate:.1e}, all done in {tqdm.format_interval(left)}"
+        )
+
+    def train_metrics(self) -> dict[str, float]:
+        """Return the means over the photos that the current epoch has seen, under their names in TensorBoard."""
+        return {
+            "loss": self.loss_sum / self.seen,
+            "accuracy": self.correct / self.seen,
+            "learning rate": self.learning_rate,
+            "gradient norm": self.gradient_sum / self.seen,
+            "photos per second": self.seen / self.seconds,
+        }
+
     def end_epoch(self, logits: Tensor, labels: Tensor) -> bool:
-        """Count the epoch at hand, and return whether it is the best so far.
+        """End the current epoch, and return whether it is the best so far.
 
-        The best is the latest whose loss is not above the lowest by more than two standard errors (after Breiman et al.
-        1984, "Classification and Regression Trees", whose rule has one). So few photos cannot tell such epochs apart,
-        and as the learning rate falls, the latest is likely to be the best on other photos. Without validation photos
-        it is the latest of all.
+        The best epoch is the latest whose validation loss is within two standard errors of the lowest one (Breiman et
+        al. 1984, "Classification and Regression Trees", use one standard error). A few photos cannot tell such epochs
+        apart, and since the learning rate falls, the latest is likely to be the best on other photos. Without
+        validation photos, the best epoch is the latest.
 
-        The losses are those after calibration, since late epochs are too sure of what they say, and are not the worse
-        for it: the temperature puts that right.
+        The losses are those after calibration. Late epochs are often too confident, which raises their loss. That does
+        not make them worse, since the temperature corrects it.
 
         Args:
             logits: (N, classes), of the validation photos.
@@ -69,7 +88,7 @@ class Progress:
         self.epochs += 1
         self.begin_epoch()
         if not len(labels):
-            self.lowest_epoch = self.epochs
+            self.lowest_epoch = self.best_epoch = self.epochs
             return True
         temperature = fit_temperature(logits, labels)
         losses = F.cross_entropy(logits / temperature, labels, reduction="none")
@@ -77,7 +96,8 @@ class Progress:
         if loss < self.lowest_loss:
             self.lowest_loss, self.lowest_epoch = loss, self.epochs
             self.loss_margin = 2 * losses.std(correction=0).item() / math.sqrt(len(losses))
-        best = loss <= self.lowest_loss + self.loss_margin
-        if best:
-            self.temperature = temperature
-        return best
+        is_best = loss <= self.lowest_loss + self.loss_margin
+        if is_best:
+            self.best_epoch, self.temperature = self.epochs, temperature
+            self.best_val_acc = (logits.argmax(1) == labels).float().mean().item()
+        return is_best

@@ -2,14 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from coin_classifier_custom import CoinClassifier, make_resnet50
+from coin_classifier_custom import make_model
 from coinkit.figures import overlay
 from coinkit.heatmaps import heatmaps
+
+SIZE = {"image_width": 256, "image_height": 128}
 
 
 def small_model(channels=(4, 4, 4, 4), **options):
     torch.manual_seed(0)
-    model = CoinClassifier(3, 256, 128, channels=channels, fc_features=(8, 8), **options).eval()
+    model = make_model("custom", 3, SIZE | {"channels": channels, "fc_features": (8, 8)} | options).eval()
     torch.nn.init.normal_(model.fc3.weight)
     return model
 
@@ -20,7 +22,7 @@ def small_model(channels=(4, 4, 4, 4), **options):
         small_model,
         lambda: small_model(channels=(4,) * 5, residual=True),
         lambda: small_model(channels=(4,) * 6, activation="leaky_relu"),
-        lambda: make_resnet50(3, 256, 128).eval(),
+        lambda: make_model("resnet50", 3, SIZE).eval(),
     ],
 )
 def test_every_network_has_heatmaps_of_the_size_of_the_photos(make):

@@ -300,14 +300,74 @@ def test_photos_that_go_bad_are_left_out_up_to_a_limit(dataset, tmp_path):
     assert_fails(train(tmp_path), "more photos are unreadable than the 3", "prepare_dataset.py")
 
 
-def train_with(cwd, change, *options):
-    """Run the training after a change to its code, Python source that sees it as `coin`."""
+def run_with(cwd, change, script, *arguments):
+    """Run a script after a change to the training's code, Python source that sees it as `coin`."""
     lines = ["import sys, torch", "import coin_classifier_custom as coin", "from torch import nn", "step = 0", change]
-    lines += [f"sys.argv = {['coin_classifier_custom.py', *map(str, [*SMALL, *options])]!r}", "coin.run(coin.main)"]
+    lines += [f"import {script}", f"sys.argv = {[script, *map(str, arguments)]!r}", f"coin.run({script}.main)"]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-c", "\n".join(lines)], cwd=cwd, env=env, capture_output=True, text=True, encoding="utf-8"
     )
+
+
+def train_with(cwd, change, *options):
+    return run_with(cwd, change, "coin_classifier_custom", *SMALL, *options)
+
+
+TINY = """
+from coinkit.backbones import BACKBONES, Backbone
+def make_tiny(num_classes, image_width, image_height, dropout):
+    features = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU())
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout))
+    return nn.Sequential(features, pool, nn.Linear(4, num_classes))
+BACKBONES["tiny"] = Backbone(make_tiny, head="2", heatmap_layer="0.1")
+"""
+
+
+def test_another_backbone_takes_one_entry(tmp_path):
+    make_dataset(tmp_path / "coin_dataset", test=1)
+    options = ["--model", "tiny", "--num-epochs", 1, "--learning-rate", 1e-9]
+    result = train_with(tmp_path, TINY, *options)
+    assert result.returncode == 0, result.stderr
+    architecture = load(tmp_path, BEST)["architecture"]
+    assert architecture == {"image_width": 64, "image_height": 32, "dropout": 0.1}
+    (run,) = (tmp_path / "runs").glob("coin_custom_*")
+    assert "worst mistakes" in EventAccumulator(str(run / "val")).Reload().Tags()["images"]
+
+    photo = "coin_dataset/test/ms65/0.jpg"
+    result = run_with(tmp_path, TINY, "predict", photo, "--heatmap", "why.png")
+    assert "Predicted Grade" in result.stdout and (tmp_path / "why.png").exists(), result.stderr
+    result = run_with(tmp_path, TINY, "evaluate", "--output", "evaluated")
+    assert result.returncode == 0 and (tmp_path / "evaluated" / "mistakes.png").exists(), result.stderr
+
+    make_dataset(tmp_path / "other", grades=("g06", "ms65"))
+    options += ["--data", "other", "--output", "tuned", "--init-from", BEST]
+    result = train_with(tmp_path, TINY, *options)
+    assert "all but its last layer" in result.stdout, result.stderr
+    given, tuned = (load(folder, BEST)["model_state_dict"] for folder in (tmp_path, tmp_path / "tuned"))
+    assert torch.allclose(given["0.0.weight"], tuned["0.0.weight"], atol=1e-6)
+    assert (len(given["2.weight"]), len(tuned["2.weight"])) == (3, 2)
+
+
+NO_PICTURES = """
+from coinkit import tensorboard_log
+def fail(*arguments):
+    epochs = torch.load(coin.LAST)["progress"]["epochs"]
+    raise ValueError(f"no pictures today, and {epochs} epochs are saved")
+for name in ("photo_grid", "confusion_chart", "mistake_pictures"):
+    setattr(tensorboard_log, name, fail)
+"""
+
+
+def test_a_picture_that_cannot_be_drawn_costs_a_line_and_no_epoch(dataset, tmp_path):
+    result = train_with(tmp_path, NO_PICTURES, "--num-epochs", 2)
+    assert result.returncode == 0, result.stderr
+    told = [line for line in result.stderr.splitlines() if line.startswith("TensorBoard")]
+    assert len(told) == len(result.stderr.splitlines())
+    names = ["augmented training photos", "confusion matrix", "worst mistakes"]
+    assert all(sum(name in line for line in told) >= 1 for name in names)
+    assert "2 epochs are saved" in told[-1]  # by the time that its pictures are drawn
+    assert [epoch for epoch, _ in curves(tmp_path)["val", "loss"]] == [1, 2]
 
 
 PHOTOS_GO = """
@@ -328,11 +388,11 @@ def test_validation_photos_that_go_while_it_trains_are_missed_in_pictures_alone(
 
 
 STOPPED = """
-evaluate = coin.Trainer.evaluate
-def stopped(self, split):
+validate = coin.Trainer.validate
+def stopped(self):
     self.ask_to_stop()
-    return evaluate(self, split)
-coin.Trainer.evaluate = stopped
+    return validate(self)
+coin.Trainer.validate = stopped
 """
 
 
