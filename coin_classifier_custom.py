@@ -66,7 +66,7 @@ from coinkit.training_progress import Progress
 #   another backbone            BACKBONES in coinkit/backbones.py
 #   an activation, a preset     ACTIVATIONS and PRESETS below
 
-# ---------------------------------------------------------------- settings, each the default of the flag of its name
+# ---------------------------------------------------------------- settings; each is a flag too, such as --image-width
 
 # Image size (keeps 2:1 aspect ratio)
 IMAGE_WIDTH = 512  # Original: 6000
@@ -76,11 +76,11 @@ IMAGE_HEIGHT = 256  # Original: 3000
 BATCH_SIZE = 4  # Reduce if out of memory
 NUM_EPOCHS = 50  # Increase for more training
 LEARNING_RATE = 0.001  # Adjust if not converging
-ACCUMULATE = 1  # batches whose gradients are added up for one step: as good as a larger batch, with less memory
+ACCUMULATE = 1  # batches whose gradients are added up for one step: like a larger batch, in less memory
 WARMUP = 0.05  # share of the training in which the learning rate rises; then it falls to 0 along a cosine
 WEIGHT_DECAY = 0.05  # how strongly AdamW pulls weights towards 0; increase if overfitting
 CLIP_GRAD_NORM = 1.0  # a gradient with a larger norm is scaled down to this norm; 0 turns it off
-LABEL_SPREAD = 0.7  # targets are a bell curve around the true grade, with this deviation in grades; 0: no neighbours
+LABEL_SPREAD = 0.7  # standard deviation, in grades, of the soft labels around the true grade; 0: hard labels
 AUGMENT = 1.0  # strength of augmentation; it grows from 0 to this over the first half of the training
 PATIENCE = 0  # stop when the validation loss has not fallen for this many epochs; 0 never stops early
 SEED = 0  # of the random numbers: the same seed gives the same network on the same machine
@@ -224,7 +224,7 @@ class Stopped(Exception):
 
 
 class Exploded(Exception):
-    """Several steps in a row had no finite loss."""
+    """`MAX_BAD_STEPS` steps in a row had no finite loss."""
 
 
 class Trainer:
@@ -724,7 +724,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--accept-changes", action="store_true", help="resume even if photos have been added, removed or replaced")
 
     add = parser.add_argument_group("training").add_argument
-    add("--preset", choices=PRESETS, help="demo: to try; narrow: no GPU; small: GPU < 8 GB; medium: < 16; large")
+    add("--preset", choices=PRESETS, help="demo: to try; narrow: no GPU; small: GPU < 8 GB; medium: < 16; large: > 16")
     add("--image-width", type=int, default=IMAGE_WIDTH, help="pixels")
     add("--image-height", type=int, default=IMAGE_HEIGHT, help="pixels")
     add("--batch-size", type=int, default=BATCH_SIZE, help="photos at once; reduce if out of memory")
@@ -734,8 +734,8 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--warmup", type=float, default=WARMUP, help="share of the training in which the learning rate rises")
     add("--weight-decay", type=float, default=WEIGHT_DECAY, help="how strongly AdamW pulls weights towards 0")
     add("--clip-grad-norm", type=float, default=CLIP_GRAD_NORM, help="largest norm of a gradient; 0: no limit")
-    add("--label-spread", type=float, default=LABEL_SPREAD, help="deviation of targets, in grades; 0: no neighbours")
-    add("--augment", type=float, default=AUGMENT, help="strength of augmentation, in the end; 0: none")
+    add("--label-spread", type=float, default=LABEL_SPREAD, help="deviation of soft labels, in grades; 0: hard labels")
+    add("--augment", type=float, default=AUGMENT, help="strength of augmentation; grows to this; 0: none")
     add("--class-weights", action=on_or_off, default=False, help="let every grade count the same, however few photos")
     add("--patience", type=int, default=PATIENCE, help="stop after this many epochs without a lower loss; 0: never")
     add("--seed", type=int, default=SEED, help="the same seed gives the same network on the same machine")
