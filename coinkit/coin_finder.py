@@ -265,8 +265,8 @@ def _unwrap(pixels: np.ndarray, outline: Outline, logarithms: np.ndarray) -> tup
 
     Args:
         pixels: (H, W, 3).
-        outline: of radius 1, so to say.
-        logarithms: (N,), natural, of the radii.
+        outline: to unwrap along, so that it becomes a straight line.
+        logarithms: (N,), natural, of the radii, in shares of the outline's; in even steps.
 
     Returns:
         Three of (directions, N): how far an edge across the radius stands out, 0 to 1; how much the photo changes along
