@@ -11,26 +11,57 @@ import re
 BANDS = {"po": 1, "p": 1, "fr": 2, "ag": 3, "g": 4, "vg": 8, "f": 12, "vf": 20, "ef": 40, "xf": 40, "au": 50}
 BANDS |= {band: 60 for band in ("unc", "bu", "ms", "sp", "pf", "pr")}
 
-_NAME = re.compile(r"(?P<band>[a-z]*)[ _-]*(?P<number>\d{1,2})(?P<variant>\D*)")
+# What may follow the number and says nothing about wear: steps of a grade, colour, cameo, strike, stickers.
+VARIANTS = {
+    "+",
+    "*",
+    "★",
+    "plus",
+    "star",
+    "pq",
+    "cac",
+    "rd",
+    "rb",
+    "bn",
+    "red",
+    "brown",
+    "fb",
+    "fbl",
+    "fh",
+    "fs",
+    "5fs",
+}
+VARIANTS |= {"6fs", "ft", "pl", "dpl", "dmpl", "prooflike", "deep", "ultra", "cam", "dcam", "ucam", "uc", "dc", "cameo"}
+
+_VARIANTS = "|".join(re.escape(variant) for variant in sorted(VARIANTS, key=len, reverse=True))
+_NAME = re.compile(r"(?P<band>[a-z]*)[ _-]*(?P<number>\d{1,2})(?P<rest>(?!\d).*)", re.DOTALL)
+_ONLY_VARIANTS = re.compile(rf"(?:{_VARIANTS}|[ _./-])*")
+_COPIED_FOLDER = re.compile(r"^copy of | *(?:[-_ ] *copy(?: ?\d+)?| \(\d+\)| \(copy\))$")  # named by the system
 
 
 def class_name(folder: str, keep_variants: bool = False) -> str:
-    """Return the class of a grade folder: its name in lower case, up to the last digit.
+    """Return the class of a grade folder: its name in lower case, without the variant.
 
-    "AU58+" and "au58" are both "au58", and "pr69dcam" is "pr69". A name without a digit ("vf", "details") is a class of
-    its own. Grades on the scale get two digits: "g4" is "g04".
+    "AU58+" and "au58" are both "au58", "pr69dcam" is "pr69", and "ms65 (2)" or "ms65 - Copy", a copied folder, "ms65".
+    Other words after the number make a class of their own: "AU58_details" is "au58 details", since a coin that was
+    cleaned or damaged has no straight grade. So does a name that is not on the scale. Grades on it get two digits:
+    "g4" is "g04".
 
     Args:
         folder: name of a grade folder.
-        keep_variants: keep what follows the last digit, so that "au58+" and "au58" are two classes.
+        keep_variants: keep the variant, so that "au58+" and "au58" are two classes.
     """
     name = folder.strip().lower()
-    if not keep_variants:
-        name = re.sub(r"(?<=\d)\D+$", "", name)
+    while name != (original := _COPIED_FOLDER.sub("", name)):
+        name = original
     match = _NAME.fullmatch(name)
-    if match and sheldon_number(name) is not None:
-        name = f"{match['band']}{int(match['number']):02}{match['variant']}"
-    return name
+    if not match or match["band"] not in (*BANDS, "") or not 1 <= int(match["number"]) <= 70:
+        return name
+    grade, rest = f"{match['band']}{int(match['number']):02}", match["rest"]
+    if _ONLY_VARIANTS.fullmatch(rest):
+        variant = re.sub("[ _./-]+", "", rest)
+        return grade + (" " if variant[:1].isdigit() else "") + variant if keep_variants else grade
+    return f"{grade} {' '.join(re.split('[ _.-]+', rest)).strip()}"
 
 
 def sheldon_number(grade: str) -> int | None:
@@ -39,7 +70,8 @@ def sheldon_number(grade: str) -> int | None:
     A band without a number ("vf") has its lowest number (20).
     """
     match = _NAME.fullmatch(grade)
-    if match and match["band"] in (*BANDS, "") and 1 <= int(match["number"]) <= 70:
+    on_scale = match and match["band"] in (*BANDS, "") and 1 <= int(match["number"]) <= 70
+    if on_scale and _ONLY_VARIANTS.fullmatch(match["rest"]):
         return int(match["number"])
     return BANDS.get(grade)
 

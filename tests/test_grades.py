@@ -21,6 +21,39 @@ def test_a_class_is_the_name_up_to_the_last_digit(folder, expected):
     assert class_name(folder) == expected
 
 
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("AU58 details", "au58 details"),
+        ("au58details", "au58 details"),
+        ("AU-58_Details", "au58 details"),
+        ("ms65 cleaned", "ms65 cleaned"),
+        ("ms65+ genuine", "ms65 + genuine"),
+        ("VF 30 (scratched)", "vf30 (scratched)"),
+        ("f12net", "f12 net"),
+    ],
+)
+def test_a_details_grade_is_never_a_straight_grade(folder, expected):
+    for keep_variants in (False, True):
+        name = class_name(folder, keep_variants)
+        assert sheldon_number(name) is None
+        assert class_name(name, keep_variants) == name, "a class has one name"
+    assert class_name(folder) == expected
+
+
+@pytest.mark.parametrize(
+    "folder", ["ms65 (2)", "ms65 - Copy", "MS65 copy", "ms65 copy 2", "ms65 - Copy (3)", "Copy of ms65"]
+)
+def test_a_copied_folder_has_the_grade_of_its_original(folder):
+    assert class_name(folder) == class_name(folder, keep_variants=True) == "ms65"
+
+
+def test_known_variants_are_not_another_grade():
+    for variant in ("+", "*", " RD", "bn", "_DCAM", "dmpl", " fbl", "FS", " 5FS", " pq CAC", "★", "rb+"):
+        assert class_name(f"ms65{variant}") == "ms65", variant
+        assert sheldon_number(class_name(f"ms65{variant}", keep_variants=True)) == 65, variant
+
+
 def test_variants_can_be_kept_apart():
     assert [class_name(name, keep_variants=True) for name in ("AU58+", "g4bn")] == ["au58+", "g04bn"]
 
