@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,20 @@ from pathlib import Path
 from coinkit.cli import UserError
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)}
-SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # macOS and Windows put them into folders
+# Files and folders that macOS, Windows, Linux desktops, network disks and cloud drives put anywhere. None is the user's.
+SYSTEM_FILES = re.compile(
+    r"\._.*|\.ds_store|icon\r|\.(?:spotlight-v100|trashes|fseventsd|temporaryitems|apdisk|localized|volumeicon\.icns)"
+    r"|__macosx|ehthumbs.*\.db|thumbs\.db(?:-journal)?|desktop\.ini|\$recycle\.bin|system volume information|~\$.*"
+    r"|\.directory|\.trash-.*|\.thumb(?:nail)?s|lost\+found|\.nfs[0-9a-f]+|\.fuse_hidden.*|\.~lock\..*|\.sync.*"
+    r"|@eadir|@tmp|#recycle|#snapshot|\.dropbox.*|\.ipynb_checkpoints|.*:zone\.identifier",
+    re.IGNORECASE,
+)
 LOCK_TIMEOUT = 1  # in seconds; the workers of a killed run may hold its lock a moment longer
+
+
+def is_system_file(name: str) -> bool:
+    """Tell whether a file or folder has a name that systems give, so that it is nothing a user would miss."""
+    return SYSTEM_FILES.fullmatch(name) is not None
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from coinkit.cli import UserError
 from coinkit.dataset import Split, normalise, to_tensor
 from coinkit.figures import confusion_chart, overlay, photo_grid, reliability_diagram
-from coinkit.files import SYSTEM_FILES, atomic_folder
+from coinkit.files import atomic_folder, is_system_file
 from coinkit.heatmaps import heatmaps
 from coinkit.inference import Network, grade_photos
 from coinkit.metrics import (
@@ -124,7 +124,7 @@ def check_report(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is no folder: move it away, the report goes there.")
     for path in sorted(folder.iterdir()) if folder.exists() else []:
-        if path.name not in FILES | SYSTEM_FILES:
+        if path.name not in FILES and not is_system_file(path.name):
             raise UserError(f"{path} is not part of a report and would be lost: move it away.")
 
 
