@@ -1,6 +1,8 @@
 """manifest.csv in a dataset's folder: one row for each source photo, and what became of it."""
 
 import csv
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from operator import attrgetter
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from coinkit.cli import UserError
+from coinkit.photos import SPLITS
 
 MISSING = "no longer there"  # the reason of a photo that was in the dataset, and whose file is gone
 
@@ -16,7 +19,7 @@ MISSING = "no longer there"  # the reason of a photo that was in the dataset, an
 class Photo:
     """A row of manifest.csv; the fields are its columns.
 
-    A new column is a new field here, of type str, int or float. Rows written before it get its default.
+    A new column is a new field here, of type str or int. Rows written before it get its default.
     """
 
     source: str  # path of the source photo
@@ -36,6 +39,8 @@ class Photo:
 
 
 COLUMNS = {field.name: field.type for field in fields(Photo)}
+NUMBERS = [name for name, kind in COLUMNS.items() if kind is int]
+HEX_DIGITS = re.compile("(?:[0-9a-f]{64})?")  # a SHA-256 digest or a perceptual hash; empty if it is not known
 _get_values = attrgetter(*COLUMNS)
 
 
@@ -52,19 +57,56 @@ def usable_or_missing(photos: Iterable[Photo]) -> list[Photo]:
 def read_manifest(folder: Path) -> list[Photo]:
     """Return the rows of manifest.csv in `folder`, none if there is no such file.
 
+    A spreadsheet may have saved the file, with other separators and numbers. A number that it has rounded matches no
+    photo, so that the photo is read again; it keeps its split.
+
     Raises:
         UserError: the file is damaged.
     """
-    if not (folder / "manifest.csv").is_file():
+    path = folder / "manifest.csv"
+    if not path.is_file():
         return []
-    with _open_manifest(folder, "r") as file:
+    with path.open("rb") as file:
+        utf_16 = file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)
+    with path.open(newline="", encoding="utf-16" if utf_16 else "utf-8-sig", errors="surrogateescape") as file:
+        header = file.readline()
+        if header.startswith("sep="):  # Excel's own line
+            header = file.readline()
+        separator = max(",;\t", key=header.count)
+        reader = csv.DictReader(file, next(csv.reader([header], delimiter=separator), []), delimiter=separator)
         try:
-            return [
-                Photo(**{name: kind(row[name]) for name, kind in COLUMNS.items() if name in row})
-                for row in csv.DictReader(file)
-            ]
-        except (TypeError, ValueError):
-            raise UserError(f"{folder / 'manifest.csv'} is damaged: move {folder} away and run this again.") from None
+            return [_parse_row(row) for row in reader if any(row.values())]
+        except (TypeError, ValueError, csv.Error) as error:
+            raise UserError(
+                f"{path} is damaged near line {reader.line_num + 1} ({error}): put a backup of this file there. Without "
+                f"one, move {folder} away; all photos are then split anew."
+            ) from None
+
+
+def _parse_row(row: dict[str, str]) -> Photo:
+    """Return a row of the manifest, from text."""
+    known = {name: row[name] for name in COLUMNS if row.get(name) is not None}
+    photo = Photo(**known | {name: _parse_number(known[name]) for name in NUMBERS if name in known})
+    if not photo.source or photo.split not in ("", *SPLITS):
+        raise ValueError(f"source {photo.source!r}, split {photo.split!r}")
+    if not all(HEX_DIGITS.fullmatch(value) for value in (photo.digest, photo.perceptual_hash)):
+        photo.digest = photo.perceptual_hash = ""
+        photo.width = photo.height = 0
+    return photo
+
+
+def _parse_number(text: str) -> int:
+    """Return a whole number, or 0, as if unknown, if a spreadsheet has written it in its own way ("1.70671E+18").
+
+    Raises:
+        ValueError: it is no number.
+    """
+    try:
+        return int(text or 0)
+    except ValueError:
+        if re.fullmatch(r"[-\d.,\s']+(E\+?\d+)?|#+", text, re.IGNORECASE):
+            return 0
+        raise
 
 
 def write_manifest(folder: Path, photos: Iterable[Photo]) -> None:
