@@ -31,10 +31,11 @@ from tqdm import tqdm
 from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, printable, run, usable_cores
 from coinkit.dataset_report import print_left_out, print_other_files, print_report
 from coinkit.files import (
-    SYSTEM_FILES,
+    DISK_FULL,
     atomic_folder,
     exclusive_lock,
     hidden_sibling,
+    is_system_file,
     link_or_copy,
     require_disk_space,
     restore_previous,
@@ -127,8 +128,9 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
             select_and_split(photos, previous, args)
             assign_output_paths(photos)
             fill_dataset(new_dataset, photos, staging, previous, output)
-        except OSError:
-            shutil.rmtree(staging, ignore_errors=True)  # frees space, in case the disk is full
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                shutil.rmtree(staging, ignore_errors=True)  # frees space; after any other error, the next run goes on
             raise
     shutil.rmtree(staging)
     return photos
@@ -147,8 +149,9 @@ def check_output(output: Path, source: Path) -> list[Photo]:
         raise UserError(f"--output {output} contains the photos of --source {source}: choose another folder.")
     photos = read_manifest(output)
     expected = {str(output / photo.output) for photo in photos} | {str(output / "manifest.csv")}
-    for folder, _, names in os.walk(output):
-        for path in (os.path.join(folder, name) for name in names if name not in SYSTEM_FILES):
+    for folder, subfolders, names in os.walk(output):
+        subfolders[:] = [name for name in subfolders if not is_system_file(name)]
+        for path in (os.path.join(folder, name) for name in names if not is_system_file(name)):
             if path not in expected and os.path.isfile(path):
                 raise UserError(f"{path} would be lost, but is not from a dataset: move it or choose another --output.")
     return photos
@@ -170,7 +173,7 @@ def find_source_photos(args: argparse.Namespace) -> list[Photo]:
     below = [folder for pattern in ("*/", "*/*/", "*/*/*/") for folder in args.source.glob(pattern)]
     for folder in sorted([args.source, *below]):
         names = folder.relative_to(args.source).parts
-        if any(name.startswith(".") for name in names):
+        if any(name.startswith(".") or is_system_file(name) for name in names):
             continue
         paths = find_photos(folder)
         is_used = len(names) == 2 and names[1].lower() == PHOTO_FOLDER

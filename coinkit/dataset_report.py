@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from coinkit.cli import printable
-from coinkit.files import SYSTEM_FILES
+from coinkit.files import is_system_file
 from coinkit.grades import scale_order, sheldon_number
 from coinkit.manifest import MISSING, Photo, usable
 from coinkit.photos import SPLITS, is_photo_name
@@ -19,7 +19,7 @@ def print_other_files(folder: Path) -> None:
     extensions = Counter(
         path.suffix.lower() or "none"
         for path in folder.iterdir()
-        if not (is_photo_name(path) or path.name.startswith(".") or path.name in SYSTEM_FILES) and path.is_file()
+        if not (is_photo_name(path) or path.name.startswith(".") or is_system_file(path.name)) and path.is_file()
     )
     if extensions:
         names = printable(", ".join(sorted(extensions)))
@@ -71,6 +71,10 @@ def print_warnings(photos: list[Photo]) -> None:
         print(f"\nWarning: not on the Sheldon scale, so placed after its best grade: {', '.join(unknown)}.")
     if same_number:
         print(f"\nWarning: separate grades, but with the same number on the Sheldon scale: {', '.join(same_number)}.")
+    if details := [grade for grade in unknown if sheldon_number(grade.split()[0]) is not None]:
+        print(
+            f"These are not straight grades, so no photo of theirs joins the grade before the words: {', '.join(details)}."
+        )
     if unknown or same_number:
         print("If you did not mean that, rename their folders and run this again.")
 
