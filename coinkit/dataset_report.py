@@ -72,9 +72,7 @@ def print_warnings(photos: list[Photo]) -> None:
     if same_number:
         print(f"\nWarning: separate grades, but with the same number on the Sheldon scale: {', '.join(same_number)}.")
     if details := [grade for grade in unknown if sheldon_number(grade.split()[0]) is not None]:
-        print(
-            f"These are not straight grades, so no photo of theirs joins the grade before the words: {', '.join(details)}."
-        )
+        print(f"Words after the number make a grade of its own, apart from the straight one: {', '.join(details)}.")
     if unknown or same_number:
         print("If you did not mean that, rename their folders and run this again.")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from coinkit.cli import UserError
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)}
-# Files and folders that macOS, Windows, Linux desktops, network disks and cloud drives put anywhere. None is the user's.
+# What macOS, Windows, Linux desktops, network disks and cloud drives put into any folder, and no user would miss.
 SYSTEM_FILES = re.compile(
     r"\._.*|\.ds_store|icon\r|\.(?:spotlight-v100|trashes|fseventsd|temporaryitems|apdisk|localized|volumeicon\.icns)"
     r"|__macosx|ehthumbs.*\.db|thumbs\.db(?:-journal)?|desktop\.ini|\$recycle\.bin|system volume information|~\$.*"

@@ -78,8 +78,8 @@ def read_manifest(folder: Path) -> list[Photo]:
             return [_parse_row(row) for row in reader if any(row.values())]
         except (TypeError, ValueError, csv.Error) as error:
             raise UserError(
-                f"{path} is damaged near line {reader.line_num + 1} ({error}): put a backup of this file there. Without "
-                f"one, move {folder} away; all photos are then split anew."
+                f"{path} is damaged near line {reader.line_num + 1} ({error}): put a backup of it there. Without one, "
+                f"move {folder} away; all photos are then split anew."
             ) from None
 
 
