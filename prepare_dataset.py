@@ -29,7 +29,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, printable, run, usable_cores
-from coinkit.dataset_report import print_left_out, print_other_files, print_report
+from coinkit.dataset_report import print_crossing, print_left_out, print_other_files, print_report
 from coinkit.files import (
     DISK_FULL,
     atomic_folder,
@@ -42,9 +42,9 @@ from coinkit.files import (
 )
 from coinkit.grades import class_name
 from coinkit.manifest import MISSING, Photo, append_to_manifest, read_manifest, usable, write_manifest
-from coinkit.near_duplicates import assign_groups, perceptual_hash
+from coinkit.near_duplicates import GROUPINGS, assign_groups, other_hashes, perceptual_hash
 from coinkit.photos import DATASET, PHOTO_FOLDER, PhotoError, find_photos, open_photo, photo_notes, prefetch
-from coinkit.splits import assign_splits
+from coinkit.splits import CROSSING, assign_splits
 
 SOURCE = Path("images")
 RATIOS = (70, 10, 20)  # train, val and test
@@ -54,7 +54,7 @@ JPEG_QUALITY = 95  # saved at full colour resolution, since toning is a matter o
 
 # To estimate the disk space.
 JPEG_BYTES_PER_PIXEL = 0.5  # photos of real Morgan dollars take 0.34 to 0.62
-MANIFEST_BYTES_PER_PHOTO = 500
+MANIFEST_BYTES_PER_PHOTO = 800
 
 EXPECTED_FOLDERS = f"""Put the photos into folders like these:
 
@@ -80,6 +80,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--workers", type=int, default=min(usable_cores(), 61), help="processes that read photos (Windows: at most 61)")
     add("--min-per-grade", type=int, default=1, help="leave out grades with fewer photos")
     add("--keep-variants", action="store_true", help="keep au58+ apart from au58, ms64rb from ms64")
+    add(
+        "--group", choices=GROUPINGS, default="both", help="what tells photos of one coin: certificate number and looks"
+    )
     add("--reshuffle", action="store_true", help="split all photos anew; some will move from train to test")
     add("--dry-run", action="store_true", help="read the photos and report, but write nothing")
     args = parser.parse_args()
@@ -96,7 +99,9 @@ def main() -> None:
     with nullcontext() if args.dry_run else exclusive_lock(hidden_sibling(output, "lock"), args.output):
         photos = prepare(args, output)
 
-    print_report(photos)
+    print_report(photos, args.ratios)
+    if any(CROSSING in photo.reason for photo in photos):
+        print_crossing(photos, count_moving(photos, args))
     if args.dry_run:
         print("\nA dry run: nothing was written.")
     else:
@@ -261,7 +266,7 @@ def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, args:
 
 def reuse_row(photo: Photo, old: Photo) -> Photo:
     """Return the row of an unchanged photo: what an earlier run has read, but not what it has decided."""
-    return replace(old, grade=photo.grade, output=photo.output, split="", group="", reason="")
+    return replace(old, grade=photo.grade, output=photo.output, split="", group="", match="", reason="")
 
 
 def staged_name(photo: Photo) -> str:
@@ -288,7 +293,7 @@ def read_photo(photo: Photo, staging: Path | None, size: tuple[int, int], full_s
     except (PhotoError, OSError) as error:
         photo.reason = str(error)
         return photo
-    photo.perceptual_hash = perceptual_hash(pixels)
+    photo.perceptual_hash, photo.other_hashes = perceptual_hash(pixels), other_hashes(pixels)
     photo.note = ", ".join(photo_notes(pixels, (photo.width, photo.height)))
     if staging:
         target = staging / staged_name(photo)
@@ -316,7 +321,8 @@ def select_and_split(photos: list[Photo], previous: list[Photo], args: argparse.
     previous = [] if args.reshuffle else previous
     photos += find_missing(photos, previous)
     leave_out_copies(photos)
-    assign_groups(photos)
+    for doubt in assign_groups(photos, args.group):
+        print(f"Not believed: {printable(doubt)}.")
     leave_out_small_grades(photos, args.min_per_grade)
     assign_splits(photos, previous, args.ratios, args.seed)
     if len({photo.grade for photo in usable(photos)}) < 2:
@@ -324,6 +330,13 @@ def select_and_split(photos: list[Photo], previous: list[Photo], args: argparse.
         left_out = any(photo.reason for photo in photos)
         advice = "The photos left out are listed above." if left_out else EXPECTED_FOLDERS
         raise UserError(f"fewer than 2 grades in {args.source} have usable photos. {advice}")
+
+
+def count_moving(photos: list[Photo], args: argparse.Namespace) -> int:
+    """Return how many photos would be in another split after --reshuffle."""
+    again = [replace(photo, reason="" if CROSSING in photo.reason else photo.reason) for photo in photos]
+    assign_splits(again, [], args.ratios, args.seed)
+    return sum(photo.split != new.split for photo, new in zip(photos, again, strict=True) if not new.reason)
 
 
 def find_missing(photos: list[Photo], previous: list[Photo]) -> list[Photo]:

@@ -8,9 +8,11 @@ from coinkit.files import is_system_file
 from coinkit.grades import scale_order, sheldon_number
 from coinkit.manifest import MISSING, Photo, usable
 from coinkit.photos import SPLITS, is_photo_name
+from coinkit.splits import CROSSING
 
 PHOTO_COUNT_RATINGS = {"excellent": 100, "good": 50, "usable": 20, "too few": 0}  # photos of a grade, at least
 MAX_IMBALANCE = 3  # warn if the largest grade has more than this many times the photos of the smallest
+MAX_DEVIATION, MIN_DEVIATION = 0.5, 3  # warn if a split is further from its share: as a share of it, and in photos
 MAX_LISTED = 20  # photos listed on screen; the manifest lists them all
 
 
@@ -27,10 +29,12 @@ def print_other_files(folder: Path) -> None:
         print(f"Files not used, because of their file name extension ({names}): {count} in {printable(folder)}")
 
 
-def print_report(photos: list[Photo]) -> None:
-    """Print all that the user should know about the rows of a dataset."""
+def print_report(photos: list[Photo], ratios: list[float]) -> None:
+    """Print all that the user should know about the rows of a dataset, and the ratios they should have."""
     print_grades(photos)
     print_warnings(photos)
+    print_shares(photos, ratios)
+    print_coins(photos)
     print_left_out(photos)
     print_notes(photos)
 
@@ -88,9 +92,52 @@ def print_warnings(photos: list[Photo]) -> None:
         print_photos("look like one coin, or share a certificate number, but differ in grade; check them:", doubtful)
 
 
+def print_shares(photos: list[Photo], ratios: list[float]) -> None:
+    """Print which splits are far from their share."""
+    photos = usable(photos)
+    counts = Counter(photo.split for photo in photos)
+    for split, ratio in zip(SPLITS, ratios, strict=True):
+        expected = round(len(photos) * ratio / sum(ratios))
+        if abs(counts[split] - expected) > max(MAX_DEVIATION * expected, MIN_DEVIATION):
+            coin = max(Counter(photo.group for photo in photos if photo.split).values())
+            print(f"\nWarning: {split} has {counts[split]} photos, and by its ratio it would have {expected}.")
+            print(f"Photos of one coin stay in one split, up to {coin} here; and photos keep the split that they had.")
+
+
+def print_coins(photos: list[Photo]) -> None:
+    """Print the groups of photos that are taken for one coin."""
+    groups = defaultdict(list)
+    for photo in usable(photos):
+        groups[photo.group].append(photo)
+    several = sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)
+    if several:
+        sizes = Counter(map(len, several))
+        sizes = ", ".join(f"{count} with {size}" for size, count in sorted(sizes.items()))
+        print(f"\nCoins with several photos: {len(several)} ({sizes} photos). If some are different coins: --group.")
+        lines = [f"{photo.source}: {photo.match}" for group in several for photo in group if photo.match]
+        print_photos("taken for another photo of a coin:", lines)
+
+
+def print_crossing(photos: list[Photo], moving: int) -> None:
+    """Print which photos were left out because their coin is in another split, too.
+
+    Args:
+        photos: all photos.
+        moving: how many would be in another split after --reshuffle.
+    """
+    crossing = [f"{photo.source} ({photo.split}): {photo.reason}" for photo in photos if CROSSING in photo.reason]
+    print_photos("LEFT OUT, since one coin in two splits makes the score too good:", crossing)
+    print(f"They keep their splits in manifest.csv. --reshuffle uses them again, and moves {moving} photos to another")
+    print("split; models that were trained before must then be trained anew. If they are different coins: --group.")
+
+
 def print_left_out(photos: list[Photo]) -> None:
     """Print which photos were left out, and why."""
-    left_out = [f"{photo.source}: {photo.reason}" for photo in photos if photo.reason not in ("", MISSING)]
+    left_out = [
+        f"{photo.source}: {photo.reason}"
+        for photo in photos
+        if photo.reason not in ("", MISSING) and CROSSING not in photo.reason
+    ]
     if left_out:
         print_photos("left out:", left_out)
     if missing := sum(photo.reason == MISSING for photo in photos):

@@ -30,9 +30,11 @@ class Photo:
     height: int = 0
     digest: str = ""  # SHA-256 of the source file
     group: str = ""  # the same for all photos of one coin
+    match: str = ""  # how the photo came into its group
     reason: str = ""  # why the photo was left out; empty if it is used
     note: str = ""  # what is unusual about a photo that is used
     perceptual_hash: str = ""
+    other_hashes: str = ""  # see coinkit.near_duplicates.other_hashes
     file_bytes: int = 0  # size and modification time of the source file tell whether it has changed
     modified_ns: int = 0
     preparation: str = ""  # the settings that the prepared photo was made with
@@ -40,7 +42,7 @@ class Photo:
 
 COLUMNS = {field.name: field.type for field in fields(Photo)}
 NUMBERS = [name for name, kind in COLUMNS.items() if kind is int]
-HEX_DIGITS = re.compile("(?:[0-9a-f]{64})?")  # a SHA-256 digest or a perceptual hash; empty if it is not known
+HEX_DIGITS = re.compile("(?:[0-9a-f]{64}){0,3}")  # a SHA-256 digest, perceptual hashes
 _get_values = attrgetter(*COLUMNS)
 
 
@@ -89,8 +91,8 @@ def _parse_row(row: dict[str, str]) -> Photo:
     photo = Photo(**known | {name: _parse_number(known[name]) for name in NUMBERS if name in known})
     if not photo.source or photo.split not in ("", *SPLITS):
         raise ValueError(f"source {photo.source!r}, split {photo.split!r}")
-    if not all(HEX_DIGITS.fullmatch(value) for value in (photo.digest, photo.perceptual_hash)):
-        photo.digest = photo.perceptual_hash = ""
+    if not all(map(HEX_DIGITS.fullmatch, (photo.digest, photo.perceptual_hash, photo.other_hashes))):
+        photo.digest = photo.perceptual_hash = photo.other_hashes = ""
         photo.width = photo.height = 0
     return photo
 

@@ -1,50 +1,252 @@
-"""Find the photos that show the same coin: near-duplicates, and files with the same certificate number."""
+"""Find the photos that show the same coin: near-duplicates, and files with the same certificate number.
+
+Near-duplicates are looked for in two steps: perceptual hashes name the pairs that may show one coin, and the pixels of
+both coins decide (coinkit.coin_likeness).
+"""
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import lru_cache, partial
+from itertools import groupby
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import imagehash
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
+from scipy.cluster.hierarchy import DisjointSet
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from coinkit.coin_likeness import FACE, Coin, read_faces, trim_border
 from coinkit.manifest import Photo, usable_or_missing
+from coinkit.photos import PhotoError, open_photo
 
-# Photos are near-duplicates if their 256-bit perceptual hashes differ in at most this many bits. Among 376 photos of
-# real Morgan dollars, three coins come twice; these pairs differ in 6, 36 and 38 bits, all others in 44 or more.
-# Cropping 0.5 % off each edge changes up to 26 bits; cropping 1 %, mostly 28 and up to 48. (tests/test_real_coins.py)
+GROUPINGS = ("both", "certificate", "none")  # what tells photos of one coin: certificate numbers and looks, or less
+
+# Pairs whose 256-bit perceptual hashes differ in at most MAYBE_SAME_COIN_BITS bits are compared by their pixels. Where
+# that is impossible, because a photo is gone or has no details, SAME_COIN_BITS decides. Among 376 photos of real Morgan
+# dollars, three coins come twice; these pairs differ in 6, 36 and 38 bits, all others in 44 or more. Cropping 0.5 % off
+# each edge changes up to 26 bits; cropping 1 %, mostly 28 and up to 48. (tests/test_real_coins.py)
 HASH_SIZE = 16  # bits along each side of a hash
 SAME_COIN_BITS = 40
+MAYBE_SAME_COIN_BITS = 56
+CANDIDATES = 10  # of each photo are compared by their pixels, the nearest first
+
+# Likeness of coins, -1 to 1. In 1,415 studio photos, the most alike photos of different coins have 0.83, and the same
+# coin in other photos 0.85 to 0.98; copies have 0.85 or more. (tests/test_real_coins.py)
+SAME_COIN_LIKENESS = 0.84
+COPY_LIKENESS = 0.95  # asked of the members of a group that is too large to be believed
+
+# A coin hardly ever has more photos than this, or than so many times what is usual in the collection.
+MAX_PHOTOS_OF_A_COIN = 8
+MAX_TIMES_THE_USUAL = 3
+MAX_GRADES_OF_A_COIN = 2  # one, and a mistake
+MIN_SERIES = 5  # a certificate number that is on most photos of a grade, with a counter, is a camera's from so many on
+
+# Photos that were changed on purpose are found by further hashes: of the photo without its border, of that with
+# obverse and reverse swapped, and of the photo cropped by CROP on each edge.
+CROP = 0.025
 
 # Up to this many photos, every hash is compared with every other. With more, the hashes are sorted in several orders,
 # and each is compared with its next neighbours. Among a million photos, that finds 99 % of the pairs that differ in 40
-# bits, and more of the closer ones. (python -m benchmarks.scaling)
+# bits, and more of the closer ones, but not what was mirrored and the like. (python -m benchmarks.scaling)
 COMPARE_ALL_LIMIT = 20_000
 SORT_ORDERS = 100
 NEIGHBOURS = 16
 
-# A certificate number of PCGS (7 to 10 digits) or NGC (7 digits, a hyphen, 3 digits). A date like 20240131 is not one.
-CERTIFICATE = re.compile(r"(?<!\d)(?!(?:19|20)\d\d[01]\d[0-3]\d(?!\d))(?:\d{7}-\d{3}|\d{7,10})(?!\d)")
+# A certificate number of PCGS (7 to 10 digits) or NGC (7 digits, a hyphen, 3 digits). A date, such as 20240131 or
+# 31012024, is not one, nor with the hour behind it.
+DATE = r"(?:(?:19|20)\d\d[01]\d[0-3]\d|[0-3]\d[0-3]\d(?:19|20)\d\d)(?:[0-2]\d)?(?!\d)"
+CERTIFICATE = re.compile(rf"(?<!\d)(?!{DATE})(?:\d{{7}}-\d{{3}}|\d{{7,10}})(?!\d)")
 
 
-def assign_groups(photos: list[Photo]) -> None:
-    """Set the group of the usable and the missing photos: photos of one coin get the same one.
+class View(NamedTuple):
+    """How a photo is looked at: as it is, or changed as people change copies."""
+
+    trimmed: bool = False  # without its border
+    swapped: bool = False  # obverse and reverse
+    mirrored: bool = False  # left and right
+    flipped: bool = False  # top and bottom; mirrored and flipped is turned by 180 degrees
+
+    def apply(self, faces: np.ndarray) -> np.ndarray:
+        """Return the faces of the changed photo, (2, FACE, FACE)."""
+        faces = faces[::-1] if self.swapped != self.mirrored else faces  # mirroring a photo swaps its faces as well
+        faces = faces[:, :, ::-1] if self.mirrored else faces
+        return faces[:, ::-1] if self.flipped else faces
+
+
+AS_IT_IS = View()
+
+
+def assign_groups(photos: list[Photo], grouping: str = "both") -> list[str]:
+    """Set the group and the match of the usable and the missing photos: photos of one coin get the same group.
 
     Two photos also show one coin if a chain of other photos connects them.
+
+    Args:
+        photos: all photos, with their hashes.
+        grouping: one of `GROUPINGS`.
+
+    Returns:
+        What looked like one coin, but was not believed: lines for the user.
     """
     photos = [photo for photo in usable_or_missing(photos) if photo.perceptual_hash]
-    hashes = np.frombuffer(bytes.fromhex("".join(photo.perceptual_hash for photo in photos)), dtype=np.uint8)
-    near_duplicates = find_near_duplicates(hashes.reshape(-1, HASH_SIZE**2 // 8))
-    same_certificate = find_same_certificates([Path(photo.source).stem for photo in photos])
-
-    pairs = np.concatenate([near_duplicates, same_certificate], axis=1)
-    graph = coo_array((np.ones(pairs.shape[1], dtype=np.int8), tuple(pairs)), shape=(len(photos), len(photos)))
-    _, coins = connected_components(graph, directed=False)
+    doubts, pairs = [], []
+    if grouping != "none":
+        same_certificate = find_same_certificates(photos, doubts)
+        for first, index, number in same_certificate:
+            photos[index].match = f"certificate number {number}, as {photos[first].source}"
+        pairs += [(first, index) for first, index, _ in same_certificate]
+    if grouping == "both":
+        look_alikes = find_look_alikes(photos, doubts)
+        for first, index in look_alikes:
+            photos[index].match = photos[index].match or f"looks like {photos[first].source}"
+        pairs += look_alikes
     group_of_coin = {}
-    for photo, coin in zip(photos, coins, strict=True):
+    for photo, coin in zip(photos, _connect(pairs, len(photos)), strict=True):
         photo.group = group_of_coin.setdefault(coin, photo.digest[:16])
+    return doubts
+
+
+def _connect(pairs: list[tuple[int, int]], count: int) -> np.ndarray:
+    """Return a number for each of `count` photos, the same for those that pairs connect."""
+    rows, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(count, count))
+    return connected_components(graph, directed=False)[1]
+
+
+# ---------------------------------------------------------------- certificate numbers
+
+
+def find_same_certificates(photos: list[Photo], doubts: list[str]) -> list[tuple[int, int, str]]:
+    """Return the first photo with a certificate number, another one with it, and the number, for each other one.
+
+    A number on more photos, or in more grades, than a coin has is that of a camera or a day. It is added to `doubts`.
+    """
+    indices = defaultdict(list)
+    for index, photo in enumerate(photos):
+        if certificate := CERTIFICATE.search(Path(photo.source).stem):
+            indices[certificate[0]].append(index)
+    usual = median(map(len, indices.values())) if indices else 1
+    grade_sizes = Counter(photo.grade for photo in photos)
+    pairs = []
+    for number, members in indices.items():
+        grades = Counter(photos[index].grade for index in members)
+        stems = [Path(photos[index].source).stem for index in members]
+        if (
+            len(members) > max(MAX_PHOTOS_OF_A_COIN, MAX_TIMES_THE_USUAL * usual)
+            or len(grades) > MAX_GRADES_OF_A_COIN
+            or (_is_series(number, stems) and any(2 * grades[grade] > grade_sizes[grade] for grade in grades))
+        ):
+            doubts.append(
+                f"{number} is in the names of {len(members)} photos, so it is not taken for a certificate number"
+            )
+        else:
+            pairs += [(members[0], index, number) for index in members[1:]]
+    return pairs
+
+
+def _is_series(number: str, stems: list[str]) -> bool:
+    """Tell whether file names are a number and a counter, as of a camera."""
+    counters = [re.fullmatch(rf"\D*{number}\D+(\d+)\D*", stem) for stem in stems]
+    return len(stems) >= MIN_SERIES and all(counters) and len({counter[1] for counter in counters}) == len(stems)
+
+
+# ---------------------------------------------------------------- near-duplicates
+
+
+def find_look_alikes(photos: list[Photo], doubts: list[str]) -> list[tuple[int, int]]:
+    """Return pairs of photos that show the same coin by their looks; chains of them connect all such photos.
+
+    In a group that is too large for one coin, only copies stay together. It is added to `doubts`.
+    """
+    candidates = find_candidates(photos)
+    coins = DisjointSet({index for first, second, *_ in candidates for index in (first, second)})
+    faces = lru_cache(1000)(lambda index, trimmed: _open_faces(photos[index], trimmed))
+    links = {}
+    for (index, trimmed), pairs in groupby(candidates, lambda candidate: (candidate[0], candidate[3].trimmed)):
+        coin = None
+        for _, other, bits, view in pairs:
+            if coins.connected(index, other):
+                continue
+            own, others = faces(index, trimmed), faces(other, trimmed)
+            likeness = None
+            if own is not None and others is not None:
+                coin = coin or Coin(own)
+                likeness = coin.likeness(Coin(view.apply(others)))
+            if likeness is None:
+                is_same = view == AS_IT_IS and bits <= SAME_COIN_BITS
+            else:
+                is_same = likeness >= SAME_COIN_LIKENESS
+            if is_same:
+                coins.merge(index, other)
+                links[index, other] = likeness or 0
+
+    groups = [group for group in coins.subsets() if len(group) > 1]
+    most = max(MAX_PHOTOS_OF_A_COIN, MAX_TIMES_THE_USUAL * median(map(len, groups))) if groups else 0
+    for group in groups:
+        doubtful = (
+            [pair for pair in links if pair[0] in group and links[pair] < COPY_LIKENESS] if len(group) > most else []
+        )
+        for pair in doubtful:
+            del links[pair]
+        if doubtful:
+            example = photos[doubtful[0][0]].source
+            doubts.append(f"{len(group)} photos look alike, so only copies are taken for one coin; one is {example}")
+    return list(links)
+
+
+def _open_faces(photo: Photo, trimmed: bool) -> np.ndarray | None:
+    """Return the faces of a photo, or None if it is gone."""
+    try:
+        pixels = open_photo(Path(photo.source), 4 * FACE, 2 * FACE)[0]
+    except PhotoError:
+        return None
+    return read_faces(trim_border(pixels) if trimmed else pixels)
+
+
+def find_candidates(photos: list[Photo]) -> list[tuple[int, int, int, View]]:
+    """Return pairs of photos that may show the same coin: two indices, how many bits differ, and the second's view.
+
+    The pairs are in the order of the first index, for each view the nearest pairs first.
+    """
+    as_it_is = _to_array([photo.perceptual_hash for photo in photos])
+    found = [(find_near_duplicates(as_it_is, bits=MAYBE_SAME_COIN_BITS), as_it_is, as_it_is, AS_IT_IS)]
+    if len(photos) <= COMPARE_ALL_LIMIT:
+        # Photos that an earlier version has read have no further hashes; they are taken to have no border.
+        digits = len(photos[0].perceptual_hash) if photos else 0
+        views = [photo.other_hashes or 3 * photo.perceptual_hash for photo in photos]
+        trimmed, swapped, cropped = (
+            _to_array([hashes[start : start + digits] for hashes in views]) for start in range(0, 3 * digits, digits)
+        )
+        compare = partial(find_near_duplicates, bits=MAYBE_SAME_COIN_BITS)
+        found.append((compare(as_it_is, cropped), as_it_is, cropped, AS_IT_IS))
+        found.append((compare(cropped, as_it_is), cropped, as_it_is, AS_IT_IS))
+        for is_swapped, hashes in enumerate((trimmed, swapped)):
+            for mirrored in (False, True):
+                for flipped in (False, True):
+                    turned = hashes ^ _sign_changes(mirrored, flipped)
+                    view = View(True, bool(is_swapped), mirrored, flipped)
+                    found.append((compare(trimmed, turned), trimmed, turned, view))
+    candidates = []
+    for (first, second), hashes, others, view in found:
+        bits = np.bitwise_count(hashes[first] ^ others[second]).sum(axis=1)
+        near = (_rank(first, bits) < CANDIDATES) | (_rank(second, bits) < CANDIDATES)
+        columns = (first[near].tolist(), second[near].tolist(), bits[near].tolist())
+        candidates += [(*pair, view) for pair in zip(*columns, strict=True)]
+    return sorted(set(candidates), key=lambda pair: (pair[0], pair[3].trimmed, pair[2]))
+
+
+def _rank(index: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """Return the rank of each pair among those with its index, the nearest first, (pairs,)."""
+    order = np.lexsort((bits, index))
+    starts = np.searchsorted(index[order], index[order])
+    rank = np.empty(len(index), dtype=np.int64)
+    rank[order] = np.arange(len(index)) - starts
+    return rank
 
 
 def perceptual_hash(photo: Image.Image) -> str:
@@ -52,38 +254,59 @@ def perceptual_hash(photo: Image.Image) -> str:
     return str(imagehash.phash(photo, HASH_SIZE))
 
 
-def find_same_certificates(names: list[str]) -> np.ndarray:
-    """Return pairs of indices, (2, names): each name, and the first one with its certificate number or else itself."""
-    first_with = {}
-    first = np.arange(len(names))
-    for index, name in enumerate(names):
-        if certificate := CERTIFICATE.search(name):
-            first[index] = first_with.setdefault(certificate[0], index)
-    return np.stack([first, np.arange(len(names))])
+def other_hashes(photo: Image.Image) -> str:
+    """Return the perceptual hashes of a photo without its border, of that with its faces swapped, and cropped."""
+    photo = photo.convert("L").reduce(max(1, photo.width // (2 * FACE)))
+    trimmed = trim_border(photo)
+    swapped = ImageChops.offset(trimmed, trimmed.width // 2, 0)
+    right, bottom = photo.width * CROP, photo.height * CROP
+    cropped = photo.crop((right, bottom, photo.width - right, photo.height - bottom))
+    return "".join(map(perceptual_hash, (trimmed, swapped, cropped)))
 
 
-def find_near_duplicates(hashes: np.ndarray) -> np.ndarray:
-    """Find the pairs of hashes that differ in at most `SAME_COIN_BITS` bits.
+def _sign_changes(mirrored: bool, flipped: bool) -> np.ndarray:
+    """Return the bits of a perceptual hash that change if the photo is mirrored or flipped, (bytes,), uint8.
+
+    They are those of waves that are odd from left to right, or from top to bottom. (Up to 24 others change, too.)
+    """
+    odd = np.arange(HASH_SIZE) % 2 == 1
+    return np.packbits((odd & mirrored) ^ (odd[:, None] & flipped))
+
+
+def _to_array(hashes: list[str]) -> np.ndarray:
+    """Return hashes as (photos, bytes), uint8."""
+    return np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8).reshape(-1, HASH_SIZE**2 // 8)
+
+
+def find_near_duplicates(
+    hashes: np.ndarray, others: np.ndarray | None = None, bits: int = SAME_COIN_BITS
+) -> np.ndarray:
+    """Find the pairs of hashes that differ in at most `bits` bits.
 
     Args:
         hashes: (photos, bytes), uint8.
+        others: other hashes of the same photos; the second of a pair is one of them.
+        bits: at most so many differ.
 
     Returns:
-        The indices of the two hashes of each pair, (2, pairs). A pair may come more than once. Beyond
-        `COMPARE_ALL_LIMIT` hashes, a few pairs are missed.
+        The indices of the two hashes of each pair, (2, pairs), the smaller first. A pair may come more than once.
+        Beyond `COMPARE_ALL_LIMIT` hashes, a few pairs are missed.
     """
     if len(hashes) <= COMPARE_ALL_LIMIT:
         orders, neighbours = [np.arange(len(hashes))], len(hashes) - 1
     else:
         orders, neighbours = _sorted_orders(hashes), NEIGHBOURS
     words = hashes.view(np.uint64).T
+    other_words = words if others is None else others.view(np.uint64).T
     pairs = [np.empty((2, 0), dtype=np.int64)]
     for order in orders:
-        in_order = words[:, order]
+        in_order, others_in_order = words[:, order], other_words[:, order]
         for step in range(1, neighbours + 1):
-            differing_bits = np.bitwise_count(in_order[:, step:] ^ in_order[:, :-step]).sum(axis=0, dtype=np.uint16)
-            near = np.flatnonzero(differing_bits <= SAME_COIN_BITS)
-            pairs.append(np.stack([order[near], order[near + step]]))
+            differing_bits = np.bitwise_count(in_order[:, :-step] ^ others_in_order[:, step:]).sum(
+                axis=0, dtype=np.uint16
+            )
+            near = np.flatnonzero(differing_bits <= bits)
+            pairs.append(np.sort(np.stack([order[near], order[near + step]]), axis=0))
     return np.concatenate(pairs, axis=1)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from coinkit.manifest import Photo, usable, usable_or_missing
 from coinkit.photos import SPLITS
 
+CROSSING = "in another split than a photo of the same coin:"  # the reason of a photo that was left out
+
 
 def assign_splits(photos: list[Photo], previous: list[Photo], ratios: list[float], seed: int) -> None:
     """Set the split of each usable photo, by the first of these rules that applies to it.
@@ -22,6 +24,7 @@ def assign_splits(photos: list[Photo], previous: list[Photo], ratios: list[float
     """
     keep_previous_splits(photos, previous)
     keep_coins_together(photos)
+    leave_out_crossing(photos)
     split_by_ratios(photos, ratios, seed)
 
 
@@ -48,6 +51,19 @@ def keep_coins_together(photos: list[Photo]) -> None:
                 photo.reason = (
                     f"shows the coin of photos in {' and '.join(splits)} (--reshuffle puts them in one split)"
                 )
+
+
+def leave_out_crossing(photos: list[Photo]) -> None:
+    """Leave out the photos whose coin has photos in another split that comes first: train, val, test.
+
+    That can happen to photos that have a split, if a file was renamed or replaced since. They keep it in the manifest,
+    but an honest score has no coin that the model has seen.
+    """
+    for coin in photos_by_group(usable(photos)).values():
+        first = min((photo for photo in coin if photo.split), key=lambda photo: SPLITS.index(photo.split), default=None)
+        for photo in coin:
+            if first and photo.split not in ("", first.split):
+                photo.reason = f"{CROSSING} {first.source}, which is in {first.split}"
 
 
 def split_by_ratios(photos: list[Photo], ratios: list[float], seed: int) -> None:
