@@ -8,7 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from PIL import Image, ImageChops
 from scipy.cluster.hierarchy import DisjointSet
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from tqdm import tqdm
 
 from coinkit.coin_likeness import FACE, Coin, read_faces, trim_border
 from coinkit.manifest import Photo, usable_or_missing
@@ -33,7 +34,8 @@ GROUPINGS = ("both", "certificate", "none")  # what tells photos of one coin: ce
 HASH_SIZE = 16  # bits along each side of a hash
 SAME_COIN_BITS = 40
 MAYBE_SAME_COIN_BITS = 56
-CANDIDATES = 10  # of each photo are compared by their pixels, the nearest first
+BORDER_BITS = 16  # a border that is cut off changes more
+CANDIDATES = 6  # of each photo are compared by their pixels, the nearest first
 
 # Likeness of coins, -1 to 1. In 1,415 studio photos, the most alike photos of different coins have 0.83, and the same
 # coin in other photos 0.85 to 0.98; copies have 0.85 or more. (tests/test_real_coins.py)
@@ -43,11 +45,12 @@ COPY_LIKENESS = 0.95  # asked of the members of a group that is too large to be 
 # A coin hardly ever has more photos than this, or than so many times what is usual in the collection.
 MAX_PHOTOS_OF_A_COIN = 8
 MAX_TIMES_THE_USUAL = 3
+MIN_COINS = 5  # with fewer, nothing is usual
 MAX_GRADES_OF_A_COIN = 2  # one, and a mistake
 MIN_SERIES = 5  # a certificate number that is on most photos of a grade, with a counter, is a camera's from so many on
 
-# Photos that were changed on purpose are found by further hashes: of the photo without its border, of that with
-# obverse and reverse swapped, and of the photo cropped by CROP on each edge.
+# Photos that were changed on purpose are found by further hashes: of the photo without its border, with obverse and
+# reverse swapped, and cropped by CROP on each edge.
 CROP = 0.025
 
 # Up to this many photos, every hash is compared with every other. With more, the hashes are sorted in several orders,
@@ -59,7 +62,8 @@ NEIGHBOURS = 16
 
 # A certificate number of PCGS (7 to 10 digits) or NGC (7 digits, a hyphen, 3 digits). A date, such as 20240131 or
 # 31012024, is not one, nor with the hour behind it.
-DATE = r"(?:(?:19|20)\d\d[01]\d[0-3]\d|[0-3]\d[0-3]\d(?:19|20)\d\d)(?:[0-2]\d)?(?!\d)"
+YEAR, MONTH, DAY, HOUR = "(?:19|20)[0-9]{2}", "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])", "(?:[01][0-9]|2[0-3])"
+DATE = f"(?:{YEAR}{MONTH}{DAY}|{DAY}{MONTH}{YEAR}|{MONTH}{DAY}{YEAR}){HOUR}?(?![0-9])"
 CERTIFICATE = re.compile(rf"(?<!\d)(?!{DATE})(?:\d{{7}}-\d{{3}}|\d{{7,10}})(?!\d)")
 
 
@@ -130,7 +134,9 @@ def find_same_certificates(photos: list[Photo], doubts: list[str]) -> list[tuple
     for index, photo in enumerate(photos):
         if certificate := CERTIFICATE.search(Path(photo.source).stem):
             indices[certificate[0]].append(index)
-    usual = median(map(len, indices.values())) if indices else 1
+    sizes = [len(members) for members in indices.values()]
+    sizes += [1] * (len(photos) - sum(sizes))  # a coin for each photo without a number
+    usual = median(sizes) if len(sizes) >= MIN_COINS else 1
     grade_sizes = Counter(photo.grade for photo in photos)
     pairs = []
     for number, members in indices.items():
@@ -166,8 +172,9 @@ def find_look_alikes(photos: list[Photo], doubts: list[str]) -> list[tuple[int, 
     candidates = find_candidates(photos)
     coins = DisjointSet({index for first, second, *_ in candidates for index in (first, second)})
     faces = lru_cache(1000)(lambda index, trimmed: _open_faces(photos[index], trimmed))
+    bar = tqdm(candidates, "Comparing coins", unit="pair", leave=False, disable=None)
     links = {}
-    for (index, trimmed), pairs in groupby(candidates, lambda candidate: (candidate[0], candidate[3].trimmed)):
+    for (index, trimmed), pairs in groupby(bar, lambda candidate: (candidate[0], candidate[3].trimmed)):
         coin = None
         for _, other, bits, view in pairs:
             if coins.connected(index, other):
@@ -225,19 +232,27 @@ def find_candidates(photos: list[Photo]) -> list[tuple[int, int, int, View]]:
         compare = partial(find_near_duplicates, bits=MAYBE_SAME_COIN_BITS)
         found.append((compare(as_it_is, cropped), as_it_is, cropped, AS_IT_IS))
         found.append((compare(cropped, as_it_is), cropped, as_it_is, AS_IT_IS))
-        for is_swapped, hashes in enumerate((trimmed, swapped)):
-            for mirrored in (False, True):
-                for flipped in (False, True):
-                    turned = hashes ^ _sign_changes(mirrored, flipped)
-                    view = View(True, bool(is_swapped), mirrored, flipped)
-                    found.append((compare(trimmed, turned), trimmed, turned, view))
-    candidates = []
+        has_border = np.bitwise_count(trimmed ^ as_it_is).sum(axis=1) > BORDER_BITS
+        for mirrored, flipped in product((False, True), repeat=2):
+            changes = _sign_changes(mirrored, flipped)
+            for hashes, others, view in (
+                (trimmed, trimmed ^ changes, View(True, False, mirrored, flipped)),
+                (as_it_is, swapped ^ changes, View(False, True, mirrored, flipped)),
+            ):
+                pairs = compare(hashes, others)
+                if view == View(trimmed=True):  # without a border, it is the view as it is
+                    pairs = pairs[:, has_border[pairs].any(axis=0)]
+                found.append((pairs, hashes, others, view))
+    candidates = {}
     for (first, second), hashes, others, view in found:
         bits = np.bitwise_count(hashes[first] ^ others[second]).sum(axis=1)
         near = (_rank(first, bits) < CANDIDATES) | (_rank(second, bits) < CANDIDATES)
-        columns = (first[near].tolist(), second[near].tolist(), bits[near].tolist())
-        candidates += [(*pair, view) for pair in zip(*columns, strict=True)]
-    return sorted(set(candidates), key=lambda pair: (pair[0], pair[3].trimmed, pair[2]))
+        for index, other, count in zip(first[near].tolist(), second[near].tolist(), bits[near].tolist(), strict=True):
+            candidates[index, other, view] = min(count, candidates.get((index, other, view), count))
+    return sorted(
+        ((index, other, count, view) for (index, other, view), count in candidates.items()),
+        key=lambda pair: (pair[0], pair[3].trimmed, pair[2]),
+    )
 
 
 def _rank(index: np.ndarray, bits: np.ndarray) -> np.ndarray:
@@ -255,10 +270,10 @@ def perceptual_hash(photo: Image.Image) -> str:
 
 
 def other_hashes(photo: Image.Image) -> str:
-    """Return the perceptual hashes of a photo without its border, of that with its faces swapped, and cropped."""
+    """Return the perceptual hashes of a photo without its border, with its faces swapped, and cropped."""
     photo = photo.convert("L").reduce(max(1, photo.width // (2 * FACE)))
     trimmed = trim_border(photo)
-    swapped = ImageChops.offset(trimmed, trimmed.width // 2, 0)
+    swapped = ImageChops.offset(photo, photo.width // 2, 0)
     right, bottom = photo.width * CROP, photo.height * CROP
     cropped = photo.crop((right, bottom, photo.width - right, photo.height - bottom))
     return "".join(map(perceptual_hash, (trimmed, swapped, cropped)))

@@ -1,4 +1,5 @@
 import csv
+import errno
 import os
 import random
 import shutil
@@ -11,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, add_photo, assert_fails, draw_photo, run_script
-from PIL import Image
+from PIL import Image, ImageChops, ImageDraw, ImageOps
 
+import prepare_dataset
 from coinkit import near_duplicates
 
 
@@ -402,3 +404,241 @@ def test_what_may_be_a_mistake_is_said(images, tmp_path):
     assert f"(.cr2, none): 3 in {folder.relative_to(tmp_path)}\n" in result.stdout
     assert "--reshuffle splits anew" in result.stdout
     assert manifest(tmp_path) == rows
+
+
+# ---------------------------------------------------------------- faults that users have reported
+
+
+@pytest.mark.parametrize("way", ["renamed", "replaced"])
+def test_one_coin_in_train_and_test_is_told_and_left_out_of_the_test(images, tmp_path, way):
+    before = prepare(tmp_path)
+    train, test = (
+        next(source for source, row in before.items() if (row["split"], row["grade"]) == (split, "vf30"))
+        for split in ("train", "test")
+    )
+    if way == "renamed":
+        new = str(Path(test).with_name(Path(train).stem + "_b.jpg").as_posix())
+        (images / test).rename(images / new)
+        test = new
+    else:
+        with Image.open(images / train) as photo:
+            photo.resize((200, 100)).save(images / test)
+    for _ in range(2):
+        result = run_script("prepare_dataset.py", cwd=tmp_path)
+        after = manifest(tmp_path)
+        assert (after[train]["split"], after[test]["split"]) == ("train", "test"), "the split is kept"
+        assert after[train]["output"] and not after[test]["output"]
+        assert f"images/{test} (test): in another split than a photo of the same coin: images/{train}" in result.stdout
+        moving = int(result.stdout.split("--reshuffle uses them again, and moves ")[1].split()[0])
+    again = prepare(tmp_path, "--reshuffle")
+    assert again[train]["split"] == again[test]["split"]
+    assert sum(row["split"] != after[source]["split"] for source, row in again.items()) == moving
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "31012024_{:02}",
+        "01312024_{:02}",
+        "2024013118_{}",
+        "20240131_{}",
+        "4567890_{:03}",
+        "IMG_4567890 ({})",
+    ],
+)
+def test_dates_and_camera_numbers_are_not_certificate_numbers(images, tmp_path, pattern):
+    for grade in ("vf30", "ms65"):
+        for number, photo in enumerate(sorted((images / grade / "6000x3000").iterdir())):
+            photo.rename(photo.with_name(pattern.format(number) + ".jpg"))
+    rows = prepare(tmp_path)
+    assert len({row["group"] for row in rows.values()}) == 24
+    assert {row["split"] for row in rows.values()} == {"train", "val", "test"}
+
+
+def test_a_number_that_is_not_believed_is_told(images, tmp_path):
+    for number, photo in enumerate(sorted((images / "vf30" / "6000x3000").iterdir())):
+        photo.rename(photo.with_name(f"4567890_{number}.jpg"))
+    result = run_script("prepare_dataset.py", cwd=tmp_path)
+    assert "Not believed: 4567890 is in the names of 12 photos" in result.stdout
+
+
+def test_a_split_that_is_empty_because_of_a_coin_with_many_photos_is_told(images, tmp_path):
+    for grade, seeds in (("vf30", range(8)), ("ms65", range(100, 108))):
+        for seed in seeds:
+            (images / grade / "6000x3000" / f"{10000000 + seed}.jpg").rename(
+                images / grade / "6000x3000" / f"{seeds[0] + 20000000}{chr(97 + seed % 50)}.jpg"
+            )
+    result = run_script("prepare_dataset.py", "--ratios", 40, 30, 30, cwd=tmp_path)
+    assert "by its ratio it would have 10" in result.stdout
+    assert "Photos of one coin stay in one split, up to 8 here" in result.stdout
+
+
+def draw_coin(seed: int, share: float) -> Image.Image:
+    """A coin whose faces fill a share of their halves, on a stand that is always the same."""
+    rng = np.random.default_rng(seed)
+    photo = draw_photo(999, (1024, 512))
+    diameter = round(512 * share)
+    for half in (0, 512):
+        pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        face = Image.fromarray(pixels).resize((diameter, diameter), Image.Resampling.BICUBIC)
+        disc = Image.new("L", face.size)
+        ImageDraw.Draw(disc).ellipse((0, 0, diameter - 1, diameter - 1), fill=255)
+        photo.paste(face, (half + 256 - diameter // 2, 256 - diameter // 2), disc)
+    return photo
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7])
+def test_different_coins_on_one_stand_are_different_coins(tmp_path, share):
+    for grade, first in (("vf30", 0), ("ms65", 100)):
+        folder = tmp_path / "images" / grade / "6000x3000"
+        folder.mkdir(parents=True)
+        for seed in range(first, first + 8):
+            draw_coin(seed, share).save(folder / f"{seed}.jpg")
+        draw_coin(first, share).resize((600, 300)).save(folder / "copy.jpg", quality=50)
+    rows = prepare(tmp_path)
+    assert len({row["group"] for row in rows.values()}) == 16
+    for grade, first in (("vf30", 0), ("ms65", 100)):
+        copies = [rows[f"{grade}/6000x3000/{name}.jpg"] for name in (first, "copy")]
+        assert copies[0]["group"] == copies[1]["group"]
+        assert [row["match"].split("/")[-1] for row in copies] == ["", f"{first}.jpg"]
+
+
+def test_what_was_taken_for_one_coin_is_listed_and_can_be_turned_off(images, tmp_path):
+    draw_photo(0).resize((480, 240)).save(images / "vf30" / "6000x3000" / "again.jpg")
+    add_photo(images, "ms65", "10000100_b.jpg", 900)
+    result = run_script("prepare_dataset.py", cwd=tmp_path)
+    assert "Coins with several photos: 2 (2 with 2 photos)" in result.stdout
+    assert "images/vf30/6000x3000/again.jpg: looks like images/vf30/6000x3000/10000000.jpg" in result.stdout
+    assert "10000100_b.jpg: certificate number 10000100, as images/ms65/6000x3000/10000100.jpg" in result.stdout
+    for grouping, coins in (("certificate", 25), ("none", 26)):
+        rows = prepare(tmp_path, "--group", grouping, "--reshuffle")
+        assert len({row["group"] for row in rows.values()}) == coins
+
+
+CHANGES = {
+    "turned": lambda photo: photo.rotate(180),
+    "mirrored": ImageOps.mirror,
+    "upside_down": ImageOps.flip,
+    "swapped": lambda photo: ImageChops.offset(photo, photo.width // 2, 0),
+    "white_border": lambda photo: ImageOps.expand(photo, 8, "white"),
+    "black_border": lambda photo: ImageOps.expand(photo, 8, "black"),
+    "cropped": lambda photo: ImageOps.crop(photo, round(0.03 * photo.height)),
+    "cropped_wide": lambda photo: photo.crop((31, 15, photo.width - 31, photo.height - 15)),
+}
+
+
+def test_copies_that_were_changed_are_seen_as_copies(tmp_path):
+    for grade, first in (("vf30", 0), ("ms65", 100)):
+        folder = tmp_path / "images" / grade / "6000x3000"
+        folder.mkdir(parents=True)
+        for number, (name, change) in enumerate(CHANGES.items()):
+            photo = draw_coin(first + number, 0.9)
+            photo.save(folder / f"{name}.jpg")
+            change(photo).save(folder / f"{name}_copy.jpg", quality=80)
+    rows = prepare(tmp_path)
+    group = {source.removesuffix(".jpg"): row["group"] for source, row in rows.items()}
+    assert len(set(group.values())) == 2 * len(CHANGES)
+    for grade in ("vf30", "ms65"):
+        for name in CHANGES:
+            assert group[f"{grade}/6000x3000/{name}"] == group[f"{grade}/6000x3000/{name}_copy"], name
+
+
+def test_a_details_grade_does_not_join_the_straight_grade_and_a_copied_folder_does(images, tmp_path):
+    for seed, grade in enumerate(("AU58", "AU58 details", "ms65 cleaned", "ms65 (2)", "ms65 - Copy", "ms65+")):
+        add_photo(images, grade, f"{seed}.jpg", 500 + seed)
+    result = run_script("prepare_dataset.py", cwd=tmp_path)
+    assert Counter(row["grade"] for row in manifest(tmp_path).values()) == {
+        "vf30": 12, "ms65": 15, "au58": 1, "au58 details": 1, "ms65 cleaned": 1,
+    }  # fmt: skip
+    assert "a grade of its own, apart from the straight one: au58 details, ms65 cleaned." in result.stdout
+
+
+def save_as(
+    path: Path,
+    separator=",",
+    encoding="utf-8",
+    line_end="\r\n",
+    columns=lambda names: names,
+    change=lambda *cell: cell[1],
+):
+    """Save a manifest as a spreadsheet does."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w", newline="", encoding=encoding) as file:
+        writer = csv.writer(file, delimiter=separator, lineterminator=line_end)
+        names = columns(list(rows[0]))
+        writer.writerow(names)
+        writer.writerows([[change(name, row[name]) for name in names] for row in rows])
+
+
+def rounded(name: str, value: str) -> str:
+    return f"{float(value):.5E}".replace(".", ",") if name == "modified_ns" else value
+
+
+SPREADSHEETS = {
+    "Excel, CSV UTF-8": {"separator": ";", "encoding": "utf-8-sig", "change": rounded},
+    "Excel, Unicode text": {"separator": "\t", "encoding": "utf-16", "change": rounded},
+    "LibreOffice": {
+        "line_end": "\n",
+        "change": lambda name, value: f"{int(value):,}" if name == "file_bytes" else value,
+    },
+    "old Mac": {"line_end": "\r", "change": lambda name, value: "###" if name == "modified_ns" else value},
+    "sorted columns": {"columns": sorted, "change": lambda name, value: value + ".0" if name == "width" else value},
+    "hashes as numbers": {"change": lambda name, value: "1E+63" if name in ("digest", "perceptual_hash") else value},
+    "one column deleted": {"columns": lambda names: [name for name in names if name != "modified_ns"]},
+}
+
+
+@pytest.mark.parametrize("spreadsheet", SPREADSHEETS)
+def test_a_manifest_that_a_spreadsheet_has_saved_keeps_its_splits(images, tmp_path, spreadsheet):
+    before = splits(prepare(tmp_path))
+    save_as(tmp_path / "coin_dataset" / "manifest.csv", **SPREADSHEETS[spreadsheet])
+    moved = images / "vf30" / "6000x3000" / "10000003.jpg"
+    moved.rename(moved.with_name("elsewhere.jpg"))
+    after = splits(prepare(tmp_path, "--seed", 5))
+    if spreadsheet != "hashes as numbers":  # without them, nothing tells that it is the same photo
+        assert after["vf30/6000x3000/elsewhere.jpg"] == before["vf30/6000x3000/10000003.jpg"]
+    assert {source: split for source, split in after.items() if source in before}.items() <= before.items()
+
+
+def test_an_error_while_preparing_keeps_what_was_decoded(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["prepare_dataset.py"])
+    for number, is_kept in ((errno.EIO, True), (errno.EACCES, True), (errno.ENOSPC, False)):
+
+        def fail(*args, number=number):
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch, pytest.raises((OSError, prepare_dataset.UserError)):
+            patch.setattr(prepare_dataset, "fill_dataset", fail)
+            prepare_dataset.main()
+        staged = list((tmp_path / ".coin_dataset.staging").glob("*"))
+        assert (len(staged) == 25) == is_kept  # 24 photos and their manifest
+
+
+def test_files_that_systems_leave_do_not_block(images, tmp_path):
+    prepare(tmp_path)
+    left = [
+        "._10000000.jpg",
+        ".directory",
+        ".nfs000000000123abcd",
+        "Thumbs.db",
+        "thumbs.db",
+        "desktop.ini",
+        ".DS_Store",
+    ]
+    left += [".fuse_hidden0000001", "@eaDir/10000000.jpg", "__MACOSX/._x.jpg", ".Spotlight-V100/store", "lost+found/1"]
+    left += [] if os.name == "nt" else ["Icon\r"]
+    for folder in (
+        tmp_path / "coin_dataset",
+        tmp_path / "coin_dataset/train/ms65",
+        images,
+        images / "ms65" / "6000x3000",
+    ):
+        for name in left:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(b"x")
+    result = run_script("prepare_dataset.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "not used" not in result.stdout
+    assert len(manifest(tmp_path)) == 24
