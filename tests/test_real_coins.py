@@ -13,7 +13,10 @@ import pytest
 from conftest import ROOT, run_script, train
 from PIL import Image
 
-from coinkit.near_duplicates import HASH_SIZE, SAME_COIN_BITS
+from coinkit import near_duplicates
+from coinkit.manifest import Photo
+from coinkit.near_duplicates import HASH_SIZE, SAME_COIN_BITS, find_look_alikes
+from coinkit.photos import open_photo
 
 PHOTOS = Path(os.environ.get("COIN_PHOTOS", ROOT.parent / "shared" / "coins" / "morgan"))
 pytestmark = pytest.mark.skipif(not PHOTOS.is_dir(), reason="no photos of real coins: set COIN_PHOTOS")
@@ -38,6 +41,31 @@ def test_versions_of_a_photo_meet_and_different_coins_stay_apart():
         originals[path.stem] = original
     same = {pair for pair in combinations(originals, 2) if originals[pair[0]] - originals[pair[1]] <= SAME_COIN_BITS}
     assert same == {("f15_04", "f15_16"), ("ms68_10", "ms68_19"), ("vf35_11", "vf35_13")}  # one coin each, as one sees
+
+
+def look_alikes(paths: list[Path]) -> set[tuple[str, str]]:
+    photos = []
+    for path in paths:
+        pixels = open_photo(path, 1024, 512)[0]
+        hashes = near_duplicates.perceptual_hash(pixels), near_duplicates.other_hashes(pixels)
+        photos.append(Photo(str(path), path.parent.name, perceptual_hash=hashes[0], other_hashes=hashes[1]))
+    return {(paths[first].stem, paths[second].stem) for first, second in find_look_alikes(photos, [])}
+
+
+def test_the_same_coin_is_found_by_its_details():
+    same = {("f15_04", "f15_16"), ("ms68_10", "ms68_19"), ("vf35_11", "vf35_13")}
+    assert look_alikes(sorted(PHOTOS.glob("*/*.jpg"))) == same
+
+
+STUDIO = PHOTOS.parent / "us"
+
+
+@pytest.mark.skipif(not STUDIO.is_dir(), reason="no studio photos beside them")
+def test_coins_of_one_type_in_one_studio_are_different_coins():
+    series = ("5Ind", "Mercury", "SBA", "Washington", "SAC", "DrapedHalfDime", "DrapedHalfDimeLE")
+    paths = sorted(path for name in series for path in STUDIO.glob(f"*/{name}-*.jpg"))
+    same = {("DrapedHalfDime-" + grade, "DrapedHalfDimeLE-" + grade) for grade in ("15", "30", "55", "58", "65")}
+    assert len(paths) > 100 and look_alikes(paths) == same  # as one sees
 
 
 def test_real_coins_are_prepared_trained_and_predicted(tmp_path):
