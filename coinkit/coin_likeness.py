@@ -6,9 +6,10 @@ photo that counts, but the places that are least alike: the date, the wear, the 
 
 from functools import cache, cached_property
 
+import cv2
 import numpy as np
 from PIL import Image
-from scipy import fft, ndimage
+from scipy import fft
 
 FACE = 128  # pixels along each side of a face
 FINE, COARSE = 1, 4  # widths in pixels of the Gaussians whose difference is what counts as details
@@ -91,7 +92,8 @@ def _compare_places(face: np.ndarray, other: np.ndarray, poses: list[tuple[float
     best, shift = _best_pose(_transform_poses(face, poses), other)
     details, other_details = np.roll(_details(_turn(face, *poses[best])), shift, (0, 1)), _details(other)
     variance, other_variance, covariance = (
-        ndimage.uniform_filter(product, PLACE) for product in (details**2, other_details**2, details * other_details)
+        cv2.blur(product, (PLACE, PLACE), borderType=cv2.BORDER_REFLECT)
+        for product in (details**2, other_details**2, details * other_details)
     )
     places = (np.maximum(variance, other_variance) > LEAST_VARIANCE) & (_radius(FACE) < 0.7)
     return covariance[places] / np.sqrt(variance * other_variance + 1e-6)[places]
@@ -121,15 +123,16 @@ def _shrink(face: np.ndarray) -> np.ndarray:
 
 def _turn(face: np.ndarray, scale: float, degrees: float) -> np.ndarray:
     """Return a face shrunk by a factor and turned about its centre."""
-    cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    matrix = scale * np.array([[cosine, -sine], [sine, cosine]])
-    centre = np.full(2, (len(face) - 1) / 2)
-    return ndimage.affine_transform(face, matrix, centre - matrix @ centre, order=1, mode="nearest")
+    centre = (len(face) - 1) / 2
+    matrix = cv2.getRotationMatrix2D((centre, centre), degrees, scale)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(face, matrix, face.shape, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _details(face: np.ndarray) -> np.ndarray:
     """Return a face without its noise and without its broad lights and shadows."""
-    return ndimage.gaussian_filter(face, FINE) - ndimage.gaussian_filter(face, COARSE)
+    fine, coarse = (cv2.GaussianBlur(face, (0, 0), width, borderType=cv2.BORDER_REFLECT) for width in (FINE, COARSE))
+    return fine - coarse
 
 
 @cache
