@@ -73,8 +73,8 @@ def run(main: Callable[[], int | None]) -> None:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether Python, or PyTorch on any device, ran out of memory."""
-    messages = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(message in str(error) for message in messages)
+    messages = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(message in str(error).lower() for message in messages)
 
 
 def keep_freed_memory() -> None:

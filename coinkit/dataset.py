@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from coinkit.cli import UserError
 from coinkit.grades import scale_order
-from coinkit.photos import PhotoError, find_photos, is_photo_name, open_photo, prefetch
+from coinkit.photos import PhotoError, PhotoMemoryError, find_photos, is_photo_name, open_photo, prefetch
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, of pixels from 0 to 1
 STD = (0.229, 0.224, 0.225)
@@ -76,6 +76,8 @@ class PhotoReader:
         if photo is None and path not in self.unreadable:
             try:
                 photo = to_tensor(open_photo(path, *self.size)[0])
+            except PhotoMemoryError as error:  # it is tried again in the next epoch
+                tqdm.write(f"Left out this time: {path}: {error}.", file=sys.stderr)
             except PhotoError as error:
                 self.unreadable.add(path)
                 if len(self.unreadable) > self.max_unreadable:

@@ -4,31 +4,43 @@
 18-megapixel photo is never decoded at full size to become 1024x512.
 """
 
+import io
 import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, ImageStat, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, ImageStat, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from coinkit.cli import is_out_of_memory
 
 PHOTO_FOLDER = "6000x3000"  # the folder of a grade's photos; other folders are not used
 DATASET = Path("coin_dataset")  # made by prepare_dataset.py
 SPLITS = ("train", "val", "test")  # folders of the dataset
 
 # Files with these extensions count as photos. HEIC cannot be read, but is listed so that the user is told.
-SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif"}
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif"}
+SUFFIXES |= {".heic", ".heif"}
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
+FORMAT_NAMES = "JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF"
 
-# A small file can demand any amount of memory and time. Within these limits, no photo takes more than 1 GB or 5 s.
-MAX_PIXELS = 40_000_000  # twice the usual 6000x3000
+# A small file can demand any amount of memory and time. Within these limits, no photo takes more than 1 GB or 6 s.
+MAX_PIXELS = 40_000_000  # that are decoded: twice the usual 6000x3000
+MAX_JPEG_PIXELS = 5 * MAX_PIXELS  # a JPEG is shrunk while it is decoded; phones take up to 200 megapixels
+MAX_PROGRESSIVE_PIXELS = 3 * MAX_PIXELS  # of a JPEG with several scans, which libjpeg keeps whole, at 6 bytes a pixel
 MAX_BYTES = 4 * MAX_PIXELS  # size of that many pixels without compression
 MAX_SCANS = 50  # of a progressive JPEG; each scan decodes all pixels again, and encoders write about 10
 SCAN_START = re.compile(rb"\xff\xda\0[\x06\x08\x0a\x0c\x0e]")  # marker and length, so that pixel data never matches
+JPEG_END = b"\xff\xd9"  # marker
 
 DECODE_MARGIN = 1.4  # JPEG decoding shrinks to at least this many times the requested size; bicubic does the rest
 STRETCH_LIMIT = 0.05  # photos are stretched if their aspect ratio is off by up to this share, or else padded
@@ -38,12 +50,20 @@ ASPECT_RATIO = 2  # usual width / height
 ASPECT_RATIO_TOLERANCE = 0.1  # as a share
 BLANK_BELOW = 8  # standard deviation of each colour, 0 to 255; real coins have 20 or more
 
+# A photo of 16 bits whose brightest pixel is below this, of 255, holds 10 to 14 bits, and would be nearly black.
+DARK_16_BIT = 64
+
 Image.MAX_IMAGE_PIXELS = None  # our limit raises an error, Pillow's only warns
+PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # bytes of XMP, unpacked; only one such text is read
 warnings.filterwarnings("ignore", module="PIL")  # the reason of a PhotoError says it once
 
 
 class PhotoError(Exception):
     """A photo that cannot be used. The message is a short reason."""
+
+
+class PhotoMemoryError(PhotoError):
+    """A photo for which there was not enough memory. It may be opened later."""
 
 
 def is_photo_name(path: Path) -> bool:
@@ -60,7 +80,7 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
     """Open a photo, decode all of it, and fit it to a size.
 
     Args:
-        path: a JPEG, PNG, WebP, TIFF or BMP file in any colour mode.
+        path: a JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF file in any colour mode.
         width, height: requested size in pixels.
 
     Returns:
@@ -68,36 +88,34 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
         height), also upright.
 
     Raises:
-        PhotoError: the file is no photo, is damaged, or exceeds `MAX_PIXELS`, `MAX_BYTES` or `MAX_SCANS`.
+        PhotoMemoryError: there is not enough memory now.
+        PhotoError: the file is no photo, is damaged, or exceeds a limit above.
     """
-    try:
+    return decode_photo(read_photo_file(path), width, height)
+
+
+def read_photo_file(path: Path) -> bytes:
+    """Return the content of a photo's file, for `decode_photo`. Raises what `open_photo` raises."""
+    with _as_photo_error():
         if not path.is_file():
             raise PhotoError(
                 "no photo in this folder" if path.is_dir() else "not a file" if path.exists() else "no such file"
             )
         if path.stat().st_size > MAX_BYTES:
-            raise PhotoError(f"too large: {path.stat().st_size / 1e6:.0f} MB")
-        with Image.open(path, formats=FORMATS) as photo:
-            if photo.width * photo.height > MAX_PIXELS:
-                raise PhotoError(f"too large: {photo.width}x{photo.height} pixels")
-            scans = len(SCAN_START.findall(path.read_bytes())) if isinstance(photo, JpegImageFile) else 1
-            if scans > MAX_SCANS:
-                raise PhotoError(f"a JPEG with more than {MAX_SCANS} scans")
-            on_its_side = _orientation(photo) >= 5
-            original_size = photo.size[::-1] if on_its_side else photo.size
-            least_size = (round(DECODE_MARGIN * width), round(DECODE_MARGIN * height))
-            photo.draft(None, least_size[::-1] if on_its_side else least_size)
-            photo.load()
-            upright = ImageOps.exif_transpose(photo) if _orientation(photo) > 1 else photo
-            return _fit(_to_rgb(upright), width, height), original_size
-    except PhotoError:
-        raise
-    except UnidentifiedImageError:
-        raise PhotoError("not a JPEG, PNG, WebP, TIFF or BMP photo: convert it to one") from None
-    except Exception as error:  # a decoder may raise anything when a file is damaged
-        if isinstance(error, OSError) and error.errno:
-            raise PhotoError(f"cannot be read: {error.strerror}") from error
-        raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
+            size, limit = path.stat().st_size / 1e6, MAX_BYTES / 1e6
+            raise PhotoError(f"too large: {size:.0f} MB, and the limit is {limit:.0f} MB: save it as JPEG, or smaller")
+        return path.read_bytes()
+
+
+def decode_photo(data: bytes, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode the content of a photo's file, as `open_photo` does."""
+    with _as_photo_error():
+        try:
+            return _decode(data, width, height)
+        except OSError:
+            if not data.startswith(b"\xff\xd8") or data.rstrip(b"\0").endswith(JPEG_END):
+                raise
+            return _decode_without_end(data, width, height)
 
 
 def photo_notes(photo: Image.Image, original_size: tuple[int, int]) -> list[str]:
@@ -121,23 +139,169 @@ def prefetch(pool: Executor, function: Callable, items: Iterable, ahead: int) ->
         yield pending.popleft().result()
 
 
+@contextmanager
+def _as_photo_error() -> Iterator[None]:
+    """Turn whatever goes wrong with a photo into a PhotoError."""
+    try:
+        yield
+    except PhotoError:
+        raise
+    except UnidentifiedImageError:
+        raise PhotoError(f"not a {FORMAT_NAMES} photo that can be read: save it as JPEG") from None
+    except Exception as error:  # a decoder may raise anything when a file is damaged
+        if is_out_of_memory(error):
+            raise PhotoMemoryError("not enough memory for it now: close other programs") from error
+        if isinstance(error, OSError) and error.errno:
+            raise PhotoError(f"cannot be read: {error.strerror}") from error
+        raise PhotoError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+# ---------------------------------------------------------------- decoding
+
+
+def _decode(data: bytes, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
+    with Image.open(io.BytesIO(_without_packed_text(data)), formats=FORMATS) as photo:
+        _check_pixels(photo, data)
+        if isinstance(photo, TiffImageFile):
+            _check_tiff(photo)
+        has_16_bits = _has_16_bits(photo)
+        on_its_side = _orientation(photo) >= 5
+        original_size = photo.size[::-1] if on_its_side else photo.size
+        least_size = (round(DECODE_MARGIN * width), round(DECODE_MARGIN * height))
+        photo.draft(None, least_size[::-1] if on_its_side else least_size)
+        if photo.width * photo.height > MAX_PIXELS:
+            raise _too_large(original_size, MAX_PIXELS)
+        photo.load()
+        upright = ImageOps.exif_transpose(photo) if _orientation(photo) > 1 else photo
+        if isinstance(photo, TiffImageFile):  # which Pillow turns upright by itself
+            original_size = upright.size
+        rgb = _to_rgb(upright)
+        if has_16_bits and max(high for _, high in rgb.getextrema()) < DARK_16_BIT:
+            raise PhotoError("16 bits of which only the lower ones are used: save it with 8 bits for each colour")
+        return _fit(rgb, width, height), original_size
+
+
+def _decode_without_end(data: bytes, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode a JPEG that lacks its end marker, but no pixel.
+
+    Where pixels are missing, libjpeg goes on with whatever comes next. So they are all there if what comes next makes
+    no difference.
+    """
+    data = data.removesuffix(b"\xff")  # half of the end marker
+    photo, original_size = _decode(data + JPEG_END, width, height)
+    other, _ = _decode(data + 64 * b"\x55" + JPEG_END, width, height)
+    if photo != other or not _has_all_scans(data):
+        raise PhotoError("damaged: its end is missing")
+    return photo, original_size
+
+
+def _without_packed_text(data: bytes) -> bytes:
+    """Return a PNG without texts and colour profiles, which may unpack to any size; anything else as it is.
+
+    One XMP text is kept, since it may tell the orientation.
+    """
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data
+    kept, has_xmp, start = [data[:8]], False, 8
+    while start < len(data):
+        length, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
+        end = start + 12 + length
+        is_xmp = not has_xmp and data.startswith(b"iTXtXML:com.adobe.xmp\0", start + 4)
+        if is_xmp or kind not in (b"iTXt", b"tEXt", b"zTXt", b"iCCP"):
+            kept.append(data[start:end])
+        has_xmp, start = has_xmp or is_xmp, end
+    return b"".join(kept)
+
+
+def _check_pixels(photo: Image.Image, data: bytes) -> None:
+    """Raise a PhotoError if decoding a photo would take too much memory or time."""
+    limit = MAX_PIXELS
+    if isinstance(photo, JpegImageFile):
+        components = [(data[match.end() - 1] - 6) // 2 for match in SCAN_START.finditer(data)]
+        max_scans = int(MAX_SCANS * min(1, MAX_PIXELS / (photo.width * photo.height)))
+        if len(components) > max(1, max_scans):
+            raise PhotoError(f"a JPEG of this size with more than {max_scans} scans: save it anew")
+        one_scan = "progressive" not in photo.info and all(count == photo.layers for count in components)
+        limit = MAX_JPEG_PIXELS if one_scan else MAX_PROGRESSIVE_PIXELS
+    if photo.width * photo.height > limit:
+        raise _too_large(photo.size, limit)
+
+
+def _too_large(size: tuple[int, int], limit: int) -> PhotoError:
+    advice = "make it smaller" if limit > MAX_PIXELS else "save it as JPEG, or smaller"
+    return PhotoError(f"too large: {size[0]}x{size[1]} pixels, and the limit is {limit / 1e6:.0f} million: {advice}")
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Tell whether the scans of a JPEG hold all 64 coefficients of each component in full."""
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as photo:
+        data = data.replace(photo.info.get("exif", b"-"), b"")  # which may hold a small JPEG
+        held = set()
+        for match in SCAN_START.finditer(data):
+            place, count = match.end() + 1, (data[match.end() - 1] - 6) // 2
+            first, last, bits = data[place + 2 * count : place + 2 * count + 3]
+            if bits & 15 == 0:  # no bits are left for later scans
+                held |= set(product(data[place : place + 2 * count : 2], range(first, last + 1)))
+        return len(held) == 64 * photo.layers
+
+
+def _check_tiff(photo: TiffImageFile) -> None:
+    """Raise a PhotoError if Pillow would open this TIFF, but not rightly."""
+    tags = photo.tag_v2
+    bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    separate = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and photo.mode not in ("L", "I;16", "I;16B")
+    subsampling = tags.get(TiffImagePlugin.YCBCRSUBSAMPLING, (2, 2))
+    raw_ycbcr = photo.mode == "YCbCr" and photo.info["compression"] == "raw"
+    problems = {
+        f"{bits} bits for each colour": bits > 16,
+        "signed or floating-point numbers": set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))) != {1},
+        "separate planes, not of 8 bits in colour": separate and (bits > 8 or photo.mode in ("LA", "La")),
+        "Lab colours": photo.mode == "LAB",
+        "YCbCr colours without compression": raw_ycbcr and tuple(subsampling) != (1, 1),
+    }
+    for problem, applies in problems.items():
+        if applies:
+            raise PhotoError(f"a TIFF with {problem}: save it as JPEG, or as TIFF with 8 bits for each colour")
+
+
+def _has_16_bits(photo: Image.Image) -> bool:
+    """Tell whether a photo that is not decoded yet has more than 8 bits for each colour."""
+    if isinstance(photo, TiffImageFile):
+        return max(photo.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
+    return isinstance(photo, PngImageFile) and "16" in str(photo.tile)
+
+
 def _orientation(photo: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; from 5 on, the pixels lie on their side."""
     try:
-        return int(photo.getexif().get(ExifTags.Base.Orientation, 1))
+        orientation = int(photo.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # the pixels may be fine even if the EXIF data is damaged
         return 1
+    return orientation if 1 <= orientation <= 8 else 1
 
 
 def _to_rgb(photo: Image.Image) -> Image.Image:
     """Return a photo of any colour mode in RGB."""
-    if photo.mode.startswith("I"):  # 16-bit integers, which Pillow would clip at 255
-        photo = Image.fromarray((np.clip(np.asarray(photo), 0, 65535) // 256).astype(np.uint8))
+    if photo.mode.startswith("I;16"):  # 16-bit integers, which Pillow would clip at 255
+        photo = Image.fromarray((_grey_16_bits(photo) // 256).astype(np.uint8))
+    if photo.mode == "La":
+        photo = photo.convert("LA")
     if photo.has_transparency_data:  # a cut-out coin gets a white background
         photo, cut_out = Image.new("RGB", photo.size, "white"), photo.convert("RGBA")
         photo.paste(cut_out, mask=cut_out)
         return photo
     return photo if photo.mode == "RGB" else photo.convert("RGB")
+
+
+def _grey_16_bits(photo: Image.Image) -> np.ndarray:
+    """Return the pixels of a grey photo of 12 or 16 bits, (height, width), from 0 for black to 65535."""
+    pixels = np.asarray(photo)
+    if isinstance(photo, TiffImageFile):
+        if max(photo.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE)) == 12:
+            pixels = pixels * 16
+        if photo.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0:  # 0 is white
+            pixels = 65535 - pixels
+    return pixels
 
 
 def _fit(photo: Image.Image, width: int, height: int) -> Image.Image:
