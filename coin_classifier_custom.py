@@ -10,6 +10,9 @@ A run that was stopped and resumed ends with the same network as one that was no
 follow from the seed and the number of the step.
 """
 
+if __name__ == "__main__":
+    import coinkit.quiet_interrupt  # noqa: F401
+
 import argparse
 import math
 import sys
@@ -35,6 +38,7 @@ from coinkit.cli import (
     config_from_args,
     config_to_flags,
     is_out_of_memory,
+    quoted,
     run,
     set_stop_handler,
     usable_cores,
@@ -668,7 +672,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         print(f"This run has finished its {args.num_epochs} epochs; a larger --num-epochs trains it further.")
     elif args.resume:
         print(f"Going on after step {trainer.progress.steps}, in epoch {trainer.progress.epochs + 1}")
-    print(f"Watch it: tensorboard --logdir={args.runs}\n", flush=True)
+    print(f"Watch it: tensorboard --logdir={quoted(args.runs)}\n", flush=True)
     # A checkpoint has the weights and two averages of each. BEST, LAST and the next one are there at the same time.
     copies = 2 if args.resume else 3
     try:
@@ -699,7 +703,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         about = {"checkpoint": str(best), "data": str(args.data / "test")}
         write_report(evaluation, trainer.model, trainer.device, about, report)
         print(f"\nThe report is in {report / 'index.html'}.")
-    name = "" if best == Path(BEST) else f" --checkpoint {best}"
+    name = "" if best == Path(BEST) else f" --checkpoint {quoted(best)}"
     print(f"\nThe model is in {best}. Next: python predict.py{name} photo.jpg")
 
 

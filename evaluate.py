@@ -10,6 +10,9 @@ Metrics on photos that the network was trained on are too good: images/ holds th
 named and left out, and the exit status is then 1.
 """
 
+if __name__ == "__main__":
+    import coinkit.quiet_interrupt  # noqa: F401
+
 import argparse
 import sys
 from pathlib import Path

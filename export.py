@@ -10,6 +10,9 @@ exported model with the checkpoint. If their probabilities differ, nothing is wr
 difference is to be expected, and is printed.
 """
 
+if __name__ == "__main__":
+    import coinkit.quiet_interrupt  # noqa: F401
+
 import argparse
 import importlib
 import json
@@ -25,7 +28,7 @@ from torch import Tensor, nn
 
 from coin_classifier_custom import BEST, build_model
 from coinkit.checkpoints import NEEDED_TO_PREDICT, load_checkpoint, save_tensors
-from coinkit.cli import ArgumentParser, UserError, run, usable_cores
+from coinkit.cli import ArgumentParser, UserError, quoted, run, usable_cores
 from coinkit.dataset import MEAN, STD, PhotoReader, find_split, normalise, read_batches
 from coinkit.files import atomic_write
 from coinkit.inference import BATCH_SIZE
@@ -92,7 +95,7 @@ def main() -> None:
             if np.isnan(print_result(args.precision, partial, smaller, check)):
                 raise UserError(f"some numbers are too large for {args.precision}, so the model was not written.")
     print(f"\nThe model is in {args.output}.", end="")
-    print(f" Next: python predict.py --checkpoint {args.output} photo.jpg" if args.weights_only else "")
+    print(f" Next: python predict.py --checkpoint {quoted(args.output)} photo.jpg" if args.weights_only else "")
 
 
 def parse_arguments() -> argparse.Namespace:

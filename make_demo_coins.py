@@ -8,12 +8,15 @@ The coin, with an owl and a wreath, does not exist. Wear, lustre, dirt and marks
 background and camera are random. The same seed draws the same photos.
 """
 
+if __name__ == "__main__":
+    import coinkit.quiet_interrupt  # noqa: F401
+
 import argparse
 import functools
 import math
 import os
 import signal
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +24,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from tqdm import tqdm
 
-from coinkit.cli import ArgumentParser, run, usable_cores
+from coinkit.cli import ArgumentParser, quoted, run, usable_cores, worker_pool
+from coinkit.files import make_folder
 from coinkit.grades import sheldon_number
 from coinkit.photos import PHOTO_FOLDER
 
@@ -60,21 +64,22 @@ def main() -> None:
     for grade in args.grades:
         number = sheldon_number(grade.lower())
         folder = args.output / grade / PHOTO_FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for index in range(args.per_grade):
             certificate = 10_000_000 + number * 1_000_000 + index
             jobs.append((folder / f"{certificate}.jpg", number, index, args.seed))
 
-    leave_ctrl_c_to_main = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    leave_ctrl_c_to_main = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
     with (
-        ProcessPoolExecutor(args.workers, **leave_ctrl_c_to_main) as pool,
+        worker_pool(args.workers, leave_ctrl_c_to_main) as pool,
         tqdm(total=len(jobs), desc="Drawing", unit="photo", disable=None) as bar,
     ):
         for _ in pool.map(make_photo, jobs):
             bar.update()
 
     print(f"{len(jobs)} photos of {len(args.grades)} grades are in {args.output}.", end=" ")
-    print(f"Next: python prepare_dataset.py --source {args.output} --output {args.output.parent / 'coin_dataset'}")
+    dataset = args.output.parent / "coin_dataset"
+    print(f"Next: python prepare_dataset.py --source {quoted(args.output)} --output {quoted(dataset)}")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -11,6 +11,9 @@ A note marks a photo that does not look like one of a coin (not 2:1, small, blan
 that the network is unsure of. A photo that cannot be read is named and left out, and the exit status is then 1.
 """
 
+if __name__ == "__main__":
+    import coinkit.quiet_interrupt  # noqa: F401
+
 import argparse
 import csv
 import glob
@@ -32,10 +35,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from coin_classifier_custom import BEST, load_networks
-from coinkit.cli import ArgumentParser, UserError, printable, run
+from coinkit.cli import ArgumentParser, UserError, home_path, printable, run
 from coinkit.dataset import normalise, to_tensor
 from coinkit.devices import find_device
-from coinkit.files import atomic_write
+from coinkit.files import atomic_write, short_name
 from coinkit.inference import TTA_VIEWS, grade_photos
 from coinkit.photos import SUFFIXES, PhotoError, find_photos, open_photo
 
@@ -107,7 +110,7 @@ def parse_arguments() -> argparse.Namespace:
 
     # argparse takes photos that follow --checkpoint for checkpoints; only the suffix tells them apart.
     first, *more = args.checkpoint
-    args.checkpoint = [Path(first), *(Path(name) for name in more if name.endswith(".pth"))]
+    args.checkpoint = [home_path(first), *(home_path(name) for name in more if name.endswith(".pth"))]
     args.photos += [name for name in more if not name.endswith(".pth")]
     if not args.photos:
         parser.error("name a photo, a folder, or a pattern")
@@ -126,7 +129,7 @@ def parse_arguments() -> argparse.Namespace:
 def find_inputs(names: list[str]) -> list[Path]:
     """Return the photos that names of files, folders and patterns stand for, each once."""
     paths = []
-    for name in names:
+    for name in map(os.path.expanduser, names):
         path = Path(name)
         if os.path.isdir(name):
             found = find_photos(path, recursive=True)
@@ -156,7 +159,7 @@ def name_heatmaps(target: Path, paths: list[Path]) -> dict[Path, Path]:
             root = os.path.commonpath([photo.parent for photo in photos])
         except ValueError:
             raise UserError("--heatmap: the photos are on several drives; grade one drive at a time.") from None
-        files = [target / f"{photo.relative_to(root)}.png" for photo in photos]
+        files = [target / photo.relative_to(root).with_name(short_name(photo.name, ".png")) for photo in photos]
     if replaced := {Path(os.path.abspath(file)) for file in files} & set(photos):
         raise UserError(f"--heatmap would replace the photo {replaced.pop()}: name another file or folder.")
     return dict(zip(paths, files, strict=True))
@@ -193,8 +196,8 @@ def format_row(prediction: Prediction) -> list:
 @contextmanager
 def csv_table(path: Path, top_k: int) -> Iterator[Any]:
     """Yield a CSV writer for rows of `format_row`; the file is there only when all rows are."""
-    # surrogateescape: names of files that are not valid Unicode are written as they are.
-    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    # utf-8-sig: Excel needs the mark. surrogateescape: file names that are not valid Unicode are written as they are.
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         table = csv.writer(file)
         others = [f"{column}_{rank}" for rank in range(2, top_k + 1) for column in ("grade", "confidence")]
         table.writerow(["photo", "grade", "confidence", "note", *others])

@@ -9,6 +9,9 @@ photos, or after an interruption, run it again: photos in the dataset keep their
 coin_dataset/manifest.csv lists every photo that was found, and why a photo was left out.
 """
 
+if __name__ == "__main__":
+    import coinkit.quiet_interrupt  # noqa: F401
+
 import argparse
 import hashlib
 import math
@@ -19,7 +22,6 @@ import shutil
 import signal
 import threading
 from collections import Counter, defaultdict
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -28,7 +30,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, printable, run, usable_cores
+from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, printable, quoted, run, usable_cores, worker_pool
 from coinkit.dataset_report import print_crossing, print_left_out, print_other_files, print_report
 from coinkit.files import (
     DISK_FULL,
@@ -105,7 +107,7 @@ def main() -> None:
     if args.dry_run:
         print("\nA dry run: nothing was written.")
     else:
-        data = "" if args.output == DATASET else f" --data {args.output}"
+        data = "" if args.output == DATASET else f" --data {quoted(args.output)}"
         print(f"\nThe dataset is in {args.output}. Next: python coin_classifier_custom.py{data}")
         print("Without a GPU, add --preset narrow.")
 
@@ -127,7 +129,7 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
     # next one need not prepare them again.
     staging = hidden_sibling(output, "staging")
     needed = estimate_bytes(photos, previous, args)
-    with atomic_folder(output) as new_dataset, require_disk_space(needed, output.parent):
+    with atomic_folder(output) as new_dataset, require_disk_space(needed, staging.parent):
         try:
             read_photos(photos, previous, output, args)
             select_and_split(photos, previous, args)
@@ -251,7 +253,7 @@ def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, args:
     done = len(photos) - len(to_read)
     try:
         with (
-            ProcessPoolExecutor(args.workers, initializer=start_worker) as pool,
+            worker_pool(args.workers, initializer=start_worker) as pool,
             tqdm(total=len(photos), initial=done, desc="Reading", unit="photo", disable=None) as bar,
         ):
             rows = prefetch(pool, read, (photos[index] for index in to_read), ahead=8 * args.workers)

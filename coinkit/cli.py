@@ -3,9 +3,13 @@
 import argparse
 import ctypes
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Collection
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +25,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, description: str | None):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+        self.register("type", Path, home_path)
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with status 2."""
@@ -52,13 +57,15 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 def run(main: Callable[[], int | None]) -> None:
     """Run a script's `main`, then exit with its status: 0 or what it returned, 1 after an error, 130 after Ctrl-C."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # for file names that the terminal cannot show
+    prepare_streams()
     keep_freed_memory()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see coinkit.quiet_interrupt
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(main())
     except BrokenPipeError:  # the reader of our output (head, less) has ended; prevents an error message at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(OSError):  # in a notebook, there is no such file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except (UserError, OSError) as error:
         sys.exit(f"Error: {error}")
@@ -69,6 +76,16 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def prepare_streams() -> None:
+    """Make sure that printing works: streams may be closed, or be those of a notebook or of IDLE."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or getattr(stream, "closed", False):
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the end
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # for file names that the terminal cannot show
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -117,6 +134,26 @@ def config_to_flags(config: dict) -> list[str]:
 def printable(text: object) -> str:
     r"""Return a text, such as a file name, with control characters escaped: a line break as \n."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
+
+
+def quoted(path: object) -> str:
+    """Return a path for a command that is printed to be pasted, in quotes where this platform's shell needs them."""
+    if sys.platform == "win32":
+        return str(path) if re.fullmatch(r"[\w.:/\\+-]+", str(path)) else f'"{path}"'
+    return shlex.quote(str(path))
+
+
+def home_path(name: str) -> Path:
+    """Return a path with "~" as the user's home: shells leave it as it is in --output=~/coins, and in quotes."""
+    return Path(os.path.expanduser(name))
+
+
+def worker_pool(workers: int, initializer: Callable[[], None]) -> Executor:
+    """Return a pool of processes, or of threads where there is no shared memory for processes."""
+    try:
+        return ProcessPoolExecutor(workers, initializer=initializer)
+    except (OSError, NotImplementedError):
+        return ThreadPoolExecutor(workers)
 
 
 def usable_cores() -> int:

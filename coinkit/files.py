@@ -1,16 +1,22 @@
 """Write files and folders completely or not at all; hard links; a lock against a second run; disk space."""
 
 import errno
+import hashlib
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from coinkit.cli import UserError
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)}
+NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # from some network disks
+MAX_NAME_BYTES = 255  # of a file or folder
 # What macOS, Windows, Linux desktops, network disks and cloud drives put into any folder, and no user would miss.
 SYSTEM_FILES = re.compile(
     r"\._.*|\.ds_store|icon\r|\.(?:spotlight-v100|trashes|fseventsd|temporaryitems|apdisk|localized|volumeicon\.icns)"
@@ -32,22 +38,66 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(os.path.realpath(source), target)
     except OSError:
-        shutil.copy2(source, target)
+        shutil.copyfile(source, target)
+
+
+def short_name(name: str, suffix: str) -> str:
+    """Return a name with a suffix. If that is too long, a digest takes the place of the end of the name."""
+    if len(os.fsencode(name + suffix)) <= MAX_NAME_BYTES:
+        return name + suffix
+    suffix = f"-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}{suffix}"
+    return os.fsencode(name)[: MAX_NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it is in, unless it is there.
+
+    Raises:
+        UserError: there is a file where a folder should be, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder} is not a folder, or lies in a file: choose another name.") from None
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+
+
+def cannot_write(folder: Path, error: OSError) -> UserError:
+    """Return an error with words for what the system says."""
+    return UserError(f"cannot write in {folder.resolve()}: {error.strerror or error}. Choose another folder.")
 
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target` to write to; it replaces `target` at the end, unless there is an error."""
-    partial = target.with_name(f"{target.name}.partial")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary path beside `target` to write to; it replaces `target` at the end, unless there is an error.
+
+    Raises:
+        UserError: `target` is a folder, or its own folder cannot be made.
+    """
+    if target.is_dir():
+        raise UserError(f"{target} is a folder: give the name of a file.")
+    partial = target.with_name(short_name(target.name, ".partial"))
+    make_folder(target.parent)
     partial.unlink(missing_ok=True)  # a killed run may have left it, as a hard link to a file that must not change
     try:
         yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())  # or a crash of the computer could leave the new name without its content
+        write_to_disk(partial)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_to_disk(path: Path) -> None:
+    """Wait until a file is on the disk: a crash of the computer could leave its new name without its content."""
+    with path.open("rb+") as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            if error.errno not in NO_FSYNC:
+                raise cannot_write(path.parent, error) from None
 
 
 def atomic_link(file: Path, target: Path) -> None:
@@ -57,29 +107,76 @@ def atomic_link(file: Path, target: Path) -> None:
 
 
 def hidden_sibling(folder: Path, suffix: str) -> Path:
-    """Return a hidden path beside a folder: ".coin_dataset.lock" for "coin_dataset" and "lock"."""
-    return folder.with_name(f".{folder.name}.{suffix}")
+    """Return a hidden path beside a folder: ".coin_dataset.lock" for "coin_dataset" and "lock".
+
+    If the folder cannot be renamed, the path is inside of it.
+    """
+    name = short_name(f".{folder.name}", f".{suffix}")
+    return folder.with_name(name) if can_rename(folder) else folder / name
+
+
+@cache
+def can_rename(folder: Path) -> bool:
+    """Tell whether a folder can be renamed, if there is one. A mount, such as a Docker volume, cannot."""
+    if not folder.is_dir():
+        return True
+    try:
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:20]}.") as occupied:
+            Path(occupied, "file").touch()
+            os.rename(folder, occupied)  # never succeeds, but the error tells
+    except OSError as error:
+        return error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+    return True
 
 
 def replace_folder(folder: Path, partial: Path) -> None:
-    """Replace `folder` by the finished `partial`. If that fails, `folder` is there as before."""
+    """Replace `folder` by the finished `partial`. If that fails, `folder` is there as before.
+
+    A folder that cannot be renamed gets another content instead: the old content moves to "previous", `partial` is
+    renamed to "complete", and from then on its content is what counts.
+    """
     previous = hidden_sibling(folder, "previous")
-    if folder.exists():
-        os.rename(folder, previous)
     try:
-        os.rename(partial, folder)
-    except BaseException:
+        if can_rename(folder):
+            if folder.exists():
+                os.rename(folder, previous)
+            os.rename(partial, folder)
+        else:
+            previous.mkdir(exist_ok=True)
+            move_content(folder, previous)
+            os.rename(partial, hidden_sibling(folder, "complete"))
+    finally:
         restore_previous(folder)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
 
 
 def restore_previous(folder: Path) -> None:
-    """Put the previous folder back, in case a run was killed between the two renames of `replace_folder`."""
+    """Finish or undo what `replace_folder` has begun, in case a run was killed there."""
     previous = hidden_sibling(folder, "previous")
-    if previous.exists() and not folder.exists():
-        os.rename(previous, folder)
+    if can_rename(folder):
+        if previous.exists() and not folder.exists():
+            os.rename(previous, folder)
+        shutil.rmtree(previous, ignore_errors=True)
+        return
+    complete = hidden_sibling(folder, "complete")
+    if not complete.exists() and previous.exists():
+        move_content(previous, folder)
     shutil.rmtree(previous, ignore_errors=True)
+    if complete.exists():
+        move_content(complete, folder)
+        if not previous.exists():  # or it would be put back
+            complete.rmdir()
+
+
+def move_content(source: Path, target: Path) -> None:
+    """Move what is in a folder to another, but for hidden files and those of the system."""
+    for path in list(source.iterdir()):
+        if not is_system_file(path.name):
+            os.rename(path, target / path.name)
+
+
+def is_system_file(name: str) -> bool:
+    """Tell whether a file or folder of this name is hidden or of the system, and so nobody's work."""
+    return name.startswith(".") or name in SYSTEM_FILES
 
 
 @contextmanager
@@ -89,7 +186,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     restore_previous(target)
     partial = hidden_sibling(target, "partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    make_folder(partial)
     try:
         yield partial
         replace_folder(target, partial)
@@ -106,25 +203,36 @@ def exclusive_lock(lock_file: Path, what: str) -> Iterator[None]:
         what: what is being written, for the message.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or the folder cannot be written to.
     """
     from filelock import FileLock, Timeout  # slow to import, and predict.py does not need it
 
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(lock_file.parent)
     try:
-        with FileLock(lock_file, timeout=LOCK_TIMEOUT):
-            try:
-                yield
-            finally:
-                if os.name == "posix":
-                    lock_file.unlink(missing_ok=True)  # on Windows, FileLock deletes it
+        lock_file.touch()
+    except OSError as error:
+        raise cannot_write(lock_file.parent, error) from None
+    lock = FileLock(lock_file, timeout=LOCK_TIMEOUT, fallback_to_soft=False)
+    try:
+        lock.acquire()
     except Timeout:
         raise UserError(f"another run is writing {what}: wait until it ends, or choose another --output.") from None
+    except (OSError, NotImplementedError) as error:
+        reason = f"this disk has no locks ({error})"
+        print(f"Warning: {reason}. Make sure that no other run is writing {what}.", file=sys.stderr)
+    try:
+        yield
+    finally:
+        if os.name == "posix":
+            lock_file.unlink(missing_ok=True)  # on Windows, FileLock deletes it
+        lock.release()
 
 
 @contextmanager
 def require_disk_space(needed: int, folder: Path) -> Iterator[None]:
     """Check that `folder` has enough free disk space, and turn a full disk later on into an error message.
+
+    Disks that do not tell how much is free, or tell that nothing is, are tried.
 
     Args:
         needed: estimate in bytes.
@@ -133,10 +241,14 @@ def require_disk_space(needed: int, folder: Path) -> Iterator[None]:
     Raises:
         UserError: there is not enough space.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     advice = f"about {format_bytes(needed)} are needed in {folder.resolve()}: free some, or choose another --output"
-    if shutil.disk_usage(folder).free < needed:
-        raise UserError(f"{format_bytes(shutil.disk_usage(folder).free)} are free, and {advice}.")
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        free = 0
+    if 0 < free < needed:
+        raise UserError(f"{format_bytes(free)} are free, and {advice}.")
     try:
         yield
     except OSError as error:

@@ -207,7 +207,7 @@ def format_estimate(estimate: Estimate, format: str) -> tuple[str, str]:
 def write_predictions(evaluation: Evaluation, path: Path) -> None:
     """Write a row for each photo: its grades, the confidence, the error, and the probability of each grade."""
     classes, predictions = evaluation.classes, evaluation.predictions
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with path.open("w", newline="", encoding="utf-8-sig", errors="surrogateescape") as file:  # Excel needs the mark
         writer = csv.writer(file)
         writer.writerow(["photo", "true", "predicted", "confidence", "error, grades", *classes])
         for index, photo in enumerate(evaluation.paths):

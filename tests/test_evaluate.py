@@ -47,7 +47,7 @@ def test_the_report_on_the_test_split(trained, tmp_path):
     report, metrics = tmp_path / "report", read_metrics(tmp_path / "report")
     assert {path.name for path in report.iterdir()} >= FILES - {"mistakes.png"}
 
-    rows = list(csv.DictReader((report / "predictions.csv").open(encoding="utf-8", newline="")))
+    rows = list(csv.DictReader((report / "predictions.csv").open(encoding="utf-8-sig", newline="")))
     assert len(rows) == metrics["photos"] == 9
     assert all(row["predicted"] == max(CLASSES, key=lambda grade: float(row[grade])) for row in rows)
     assert all(f"/{row['true']}/" in row["photo"].replace("\\", "/") for row in rows)
@@ -113,7 +113,7 @@ def test_several_networks_are_scored_as_their_mean(trained, tmp_path):
     for name, checkpoints in (("a", [BEST]), ("b", [unsure]), ("c", [BEST, unsure]), ("d", [between])):
         result = evaluate(trained, "--checkpoint", *checkpoints, "--output", tmp_path / name)
         assert result.returncode == 0, result.stderr
-        rows = csv.DictReader((tmp_path / name / "predictions.csv").open(encoding="utf-8", newline=""))
+        rows = csv.DictReader((tmp_path / name / "predictions.csv").open(encoding="utf-8-sig", newline=""))
         shares.append(np.array([[float(row[grade]) for grade in CLASSES] for row in rows]))
     one, other, both, mean = shares
     assert np.abs(one - other).max() > 0.05 and np.allclose(both, mean, atol=2e-4)

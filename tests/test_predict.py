@@ -128,7 +128,7 @@ def test_many_photos_get_a_line_and_a_row_each_with_what_is_odd_about_them(train
     assert (result.returncode, result.stderr) == (0, "")
     assert not set("\r\x1b") & set(result.stdout)
 
-    with (tmp_path / "tables/grades.csv").open(newline="", encoding="utf-8") as file:
+    with (tmp_path / "tables/grades.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["photo", "grade", "confidence", "note", "grade_2", "confidence_2"]
     notes = {str(Path(row["photo"]).relative_to(folder)): row["note"] for row in rows}

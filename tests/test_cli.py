@@ -1,0 +1,167 @@
+"""What all commands share: they start anywhere, end quietly, and print commands that can be pasted."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SMALL, assert_fails, make_dataset, run_script
+
+from coinkit import cli
+
+BEST = "coin_classifier_custom_best.pth"
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
+SCRIPTS = ("prepare_dataset", "coin_classifier_custom", "predict", "evaluate", "export", "make_demo_coins")
+
+# Runs a script as a notebook or IDLE does, with streams that can write and nothing else; or without any, as a service.
+ODD_STREAMS = """
+import io, runpy, sys
+
+class Stream(io.TextIOBase):
+    def __init__(self, file):
+        self.file = file
+    def write(self, text):
+        return self.file.write(text)
+
+kind, *sys.argv = sys.argv[1:]
+streams = (sys.stdout, sys.stderr)
+if kind == "notebook":
+    sys.stdout, sys.stderr = map(Stream, streams)
+elif kind == "none":
+    sys.stdout = sys.stderr = None
+else:
+    sys.stdout.close()
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@POSIX
+@pytest.mark.parametrize("kind", ["notebook", "none", "closed"])
+def test_every_script_runs_in_a_notebook_and_without_streams(images, trained, tmp_path, kind):
+    make_dataset(tmp_path / "data")
+    (tmp_path / "driver.py").write_text(ODD_STREAMS)
+    commands = {
+        "prepare_dataset": ["--output", "prepared"],
+        "coin_classifier_custom": ["--data", "data", "--num-epochs", 1, *SMALL],
+        "predict": [trained / "coin_dataset/test/g06", "--checkpoint", trained / BEST, "--device", "cpu"],
+        "evaluate": ["--data", trained / "coin_dataset", "--checkpoint", trained / BEST, "--device", "cpu"],
+        "export": ["--weights-only", "--checkpoint", trained / BEST, "--photos", trained / "coin_dataset/test"],
+        "make_demo_coins": ["--grades", "g06", "ms65", "--per-grade", 1, "--output", "demo"],
+    }
+    for script in commands if kind == "notebook" else ("prepare_dataset", "predict"):
+        command = [sys.executable, "driver.py", kind, ROOT / f"{script}.py", *commands[script]]
+        result = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 0, (script, result.stderr)
+        assert "Traceback" not in result.stderr and bool(result.stdout) == (kind == "notebook"), script
+    written = ("prepared", BEST, "report/index.html", "coin_classifier.pth", "demo")
+    assert all((tmp_path / name).exists() for name in (written if kind == "notebook" else written[:1]))
+
+
+@POSIX
+def test_stdout_that_was_closed_by_the_shell_is_no_error(trained):
+    command = f"{sys.executable} {ROOT / 'predict.py'} coin_dataset/test/g06 --device cpu >&-"
+    result = subprocess.run(["sh", "-c", command], cwd=trained, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@POSIX
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c_while_a_script_starts_is_quiet(tmp_path, script):
+    (tmp_path / "numpy.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, ROOT / f"{script}.py"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10) == ("", "")
+        assert process.returncode == -signal.SIGINT
+
+
+def test_a_library_leaves_ctrl_c_as_it_is():
+    check = "import signal, predict; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    result = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout == "True\n", result.stderr
+
+
+@POSIX
+def test_a_command_that_is_printed_can_be_pasted(images, tmp_path):
+    result = run_script("prepare_dataset.py", "--output", "my coins/it's a set", cwd=tmp_path)
+    (line,) = [line for line in result.stdout.splitlines() if "Next: " in line]
+    assert shlex.split(line.partition("Next: ")[2])[-2:] == ["--data", "my coins/it's a set"]
+    options = ("--data", "my coins/it's a set", "--runs", "my runs", "--output", "my model", "--num-epochs", 1)
+    result = run_script("coin_classifier_custom.py", *SMALL, *options, cwd=tmp_path)
+    assert "tensorboard --logdir='my runs'\n" in result.stdout, result.stderr
+    assert f"--checkpoint 'my model/{BEST}' photo.jpg" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("platform", "path", "expected"),
+    [
+        ("linux", "a/b.pth", "a/b.pth"),
+        ("linux", "my coins", "'my coins'"),
+        ("darwin", "$x", "'$x'"),
+        ("win32", r"C:\coins\b.pth", r"C:\coins\b.pth"),
+        ("win32", r"C:\my coins", r'"C:\my coins"'),
+        ("win32", "a&b", '"a&b"'),
+    ],
+)
+def test_paths_are_quoted_for_the_shell_of_the_platform(monkeypatch, platform, path, expected):
+    monkeypatch.setattr(sys, "platform", platform)
+    assert cli.quoted(path) == expected
+
+
+def test_a_tilde_is_the_home_folder(images, trained, tmp_path):
+    environment = os.environ | {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    (tmp_path / "here").mkdir()
+    run = {"cwd": tmp_path / "here", "env": environment}
+    result = run_script("prepare_dataset.py", "--source=~/images", "--output=~/coins", **run)
+    assert result.returncode == 0 and (tmp_path / "coins/manifest.csv").exists(), result.stderr
+    shutil.copy(trained / BEST, tmp_path)
+    options = ("~/images/ms65/*/*2.jpg", f"--checkpoint=~/{BEST}", "--csv=~/table.csv", "--device", "cpu")
+    result = run_script("predict.py", *options, **run)
+    assert result.returncode == 0 and (tmp_path / "table.csv").exists(), result.stderr
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_path_options_of_any_parser_know_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    parser = cli.ArgumentParser("")
+    parser.add_argument_group("group").add_argument("--data", type=Path, nargs="+")
+    monkeypatch.setattr(sys, "argv", ["script.py", "--data", "~/a", "b~"])
+    assert parser.parse_args().data == [tmp_path / "a", Path("b~")]
+
+
+def test_an_output_that_is_a_file_is_said_in_words(images, trained, tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    data, checkpoint = trained / "coin_dataset", trained / BEST
+    commands = {
+        "prepare_dataset.py": ["--output", "taken/set"],
+        "coin_classifier_custom.py": ["--data", data, "--output", "taken"],
+        "evaluate.py": ["--data", data, "--checkpoint", checkpoint, "--output", "taken/report"],
+        "export.py": [
+            "--weights-only",
+            "--checkpoint",
+            checkpoint,
+            "--photos",
+            data / "test",
+            "--output",
+            "taken/model.pth",
+        ],
+        "predict.py": [data / "test/g06", "--checkpoint", checkpoint, "--heatmap", "taken"],
+        "make_demo_coins.py": ["--output", "taken"],
+    }
+    for script, options in commands.items():
+        result = run_script(script, *options, cwd=tmp_path)
+        assert_fails(result, "taken", "not a folder")
+        assert "[Errno" not in result.stderr
+    (tmp_path / "folder.csv").mkdir()
+    options = (data / "test/g06", "--checkpoint", checkpoint, "--csv", "folder.csv")
+    assert_fails(run_script("predict.py", *options, cwd=tmp_path), "folder.csv is a folder")
+    assert (tmp_path / "taken").read_text() == "mine"

@@ -1,0 +1,208 @@
+"""Disks that are not like the usual ones: mounts, network disks, disks that can only be read; and long names."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+
+import pytest
+from conftest import ROOT, add_photo, assert_fails, draw_photo, run_script, train
+
+from coinkit import files
+from coinkit.cli import UserError, worker_pool
+
+BEST = "coin_classifier_custom_best.pth"
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
+
+
+def mount(folder, *options: str):
+    """Mount something at a folder, or skip the test where that is not allowed."""
+    folder.mkdir(exist_ok=True)
+    if not shutil.which("mount") or subprocess.run(["mount", *options, str(folder)], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed")
+
+
+@pytest.fixture(params=["another disk", "the same disk"])
+def volume(request, tmp_path):
+    """A folder that cannot be renamed, as a volume of Docker is."""
+    folder, other = tmp_path / "volume", tmp_path / "other"
+    other.mkdir()
+    mount(folder, *(["-t", "tmpfs", "tmpfs"] if request.param == "another disk" else ["--bind", str(other)]))
+    (folder / "lost+found").mkdir()
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def names(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_dataset_and_a_report_are_written_to_a_volume(images, trained, tmp_path, volume):
+    outside = names(tmp_path)
+    for _ in range(2):
+        result = run_script("prepare_dataset.py", "--output", volume, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert names(volume) == {"lost+found", "train", "val", "test", "manifest.csv"}
+        assert len(list(volume.rglob("*.jpg"))) == 24 and names(tmp_path) == outside
+    for name in ("train", "val", "test"):
+        shutil.rmtree(volume / name)
+    (volume / "manifest.csv").unlink()
+    options = ("--data", trained / "coin_dataset", "--checkpoint", trained / BEST, "--device", "cpu")
+    for _ in range(2):
+        result = run_script("evaluate.py", *options, "--output", volume, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert names(volume) >= {"lost+found", "index.html", "metrics.json"} and names(tmp_path) == outside
+    (volume / "mine.txt").write_text("mine")
+    assert_fails(run_script("evaluate.py", *options, "--output", volume, cwd=tmp_path), "mine.txt", "would be lost")
+
+
+def test_what_somebody_else_keeps_on_a_volume_is_not_touched(images, tmp_path, volume):
+    (volume / "diary.txt").write_text("mine")
+    assert_fails(run_script("prepare_dataset.py", "--output", volume, cwd=tmp_path), "diary.txt", "would be lost")
+    assert names(volume) == {"lost+found", "diary.txt"}
+
+
+@pytest.mark.parametrize("code", [errno.EBUSY, errno.EXDEV, errno.EACCES])
+@pytest.mark.parametrize("fatal", [True, False], ids=["killed", "failed"])
+def test_a_folder_that_cannot_be_renamed_has_the_old_or_the_new_content(tmp_path, monkeypatch, code, fatal):
+    """However many renames an interrupted run has made."""
+    real, contents = os.rename, []
+
+    def write(number: int, renames: float) -> None:
+        left = renames
+
+        def rename(source, target):
+            nonlocal left
+            if os.fspath(source) == os.fspath(folder):
+                raise OSError(code, "cannot be renamed")
+            left -= 1
+            if left == -1 or (fatal and left < 0):
+                raise KeyboardInterrupt
+            real(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", rename)
+            with files.atomic_folder(folder) as partial:
+                for name in ("a", "b", f"only{number}"):
+                    (partial / name).mkdir()
+                    (partial / name / "file").write_text(str(number))
+
+    for renames in range(12):
+        folder = tmp_path / str(renames)
+        folder.mkdir()
+        write(1, 99)
+        try:
+            write(2, renames)
+        except KeyboardInterrupt:
+            files.restore_previous(folder)
+        shutil.rmtree(files.hidden_sibling(folder, "partial"), ignore_errors=True)
+        contents.append({path.parent.name: path.read_text() for path in folder.rglob("file")})
+    old, new = ({"a": number, "b": number, f"only{number}": number} for number in "12")
+    assert contents[0] == old and contents[-1] == new and all(content in (old, new) for content in contents)
+
+
+# ---------------------------------------------------------------- network disks
+
+
+@POSIX
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.EIO])
+def test_a_disk_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, capsys, code):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with files.exclusive_lock(tmp_path / "set" / ".lock", "the dataset"):
+        assert "no other run is writing the dataset" in capsys.readouterr().err
+    assert not list((tmp_path / "set").iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_disk_that_cannot_flush_a_file_is_used(tmp_path, monkeypatch, code):
+    write_with_fsync(tmp_path, monkeypatch, code)
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_disk_that_fails_to_flush_a_file_is_said_and_the_old_file_is_kept(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="cannot write in .*: .*Choose another"):
+        write_with_fsync(tmp_path, monkeypatch, errno.EIO)
+    assert (tmp_path / "file").read_text() == "old" and names(tmp_path) == {"file"}
+
+
+def write_with_fsync(folder, monkeypatch, code: int) -> None:
+    def fsync(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (folder / "file").write_text("old")
+    with files.atomic_write(folder / "file") as partial:
+        partial.write_text("new")
+
+
+@pytest.mark.parametrize("free", [0, OSError(errno.EIO, "Input/output error")])
+def test_a_disk_that_does_not_tell_its_free_space_is_used(tmp_path, monkeypatch, free):
+    def disk_usage(_):
+        if isinstance(free, OSError):
+            raise free
+        return namedtuple("usage", "total used free")(0, 0, free)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    with files.require_disk_space(10**9, tmp_path / "set"):
+        (tmp_path / "set" / "file").write_text("written")
+
+
+def test_a_disk_that_can_only_be_read_is_said_in_words(images, trained, tmp_path):
+    disk = tmp_path / "disk"
+    mount(disk, "-t", "tmpfs", "-o", "ro", "tmpfs")
+    try:
+        results = [
+            run_script("prepare_dataset.py", "--output", disk / "set", cwd=tmp_path),
+            run_script("prepare_dataset.py", "--output", disk, cwd=tmp_path),
+            train(tmp_path, "--data", trained / "coin_dataset", "--output", disk, "--num-epochs", 1),
+        ]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    for result in results:
+        assert_fails(result, "cannot write in", "Read-only", "Choose another")
+
+
+def test_without_shared_memory_photos_are_read_by_threads(images, tmp_path):
+    command = f"mount -t tmpfs -o ro tmpfs /dev/shm && exec {sys.executable} {ROOT / 'prepare_dataset.py'}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", "mount -t tmpfs -o ro tmpfs /dev/shm"]).returncode:
+        pytest.skip("mounting is not allowed")
+    result = subprocess.run(["unshare", "-m", "sh", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "coin_dataset" / "manifest.csv").exists()
+
+
+def test_a_pool_without_semaphores_has_threads(monkeypatch):
+    def semaphore(*_, **__):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", semaphore)
+    with worker_pool(2, initializer=None) as pool:
+        assert list(pool.map(str, [1, 2])) == ["1", "2"]
+
+
+# ---------------------------------------------------------------- long names
+
+
+def test_photos_with_the_longest_names_get_heatmaps_and_tables(trained, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in (1, 2):
+        draw_photo(number).save(tmp_path / "photos" / f"{'x' * 245}{number}.png")
+    options = ("--checkpoint", trained / BEST, "--device", "cpu", "--heatmap", "why", "--csv", f"{'y' * 246}.csv")
+    result = run_script("predict.py", "photos", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(names(tmp_path / "why")) == 2 and (tmp_path / f"{'y' * 246}.csv").exists()
+
+
+def test_a_dataset_and_a_report_may_have_the_longest_names(images, trained, tmp_path):
+    name = "ü" * 120
+    add_photo(images, "ms65", "ü" * 120 + ".jpg", 500)
+    result = run_script("prepare_dataset.py", "--output", name, cwd=tmp_path)
+    assert result.returncode == 0 and (tmp_path / name / "manifest.csv").exists(), result.stderr
+    options = ("--data", trained / "coin_dataset", "--checkpoint", trained / BEST, "--device", "cpu")
+    result = run_script("evaluate.py", *options, "--output", "r" * 255, cwd=tmp_path)
+    assert result.returncode == 0 and (tmp_path / ("r" * 255) / "index.html").exists(), result.stderr
