@@ -115,6 +115,8 @@ def parse_arguments() -> argparse.Namespace:
     suffix = WEIGHTS.suffix if args.weights_only else ONNX.suffix
     if args.output.suffix.lower() != suffix:  # a photo, for example, which would be overwritten
         parser.error(f"--output: give a name that ends in {suffix}")
+    if args.output.is_dir():
+        parser.error(f"--output {args.output} is a folder: give the name of a file")
     if args.output.resolve() == args.checkpoint.resolve():
         parser.error("--output would replace the checkpoint: give it another name")
     return args
@@ -206,8 +208,10 @@ def shrink_weights(path: Path, precision: str) -> None:
 def read_photos(folder: Path, classes: list[str], model: nn.Module) -> tuple[Tensor, np.ndarray]:
     """Return up to `MAX_PHOTOS` photos of a folder, (N, H, W, 3), RGB, uint8, and the indices of their classes, (N,).
 
+    Those that cannot be read are named and left out.
+
     Raises:
-        UserError: there are none, or one cannot be read.
+        UserError: there are none that can be read.
     """
     split = find_split(folder, classes)
     if not len(split.paths):
@@ -217,8 +221,10 @@ def read_photos(folder: Path, classes: list[str], model: nn.Module) -> tuple[Ten
     count = min(len(split.paths), MAX_PHOTOS)
     chosen = torch.arange(count) * len(split.paths) // count
     with ThreadPoolExecutor(usable_cores()) as pool:
-        read = PhotoReader(model.image_width, model.image_height)
+        read = PhotoReader(model.image_width, model.image_height, max_unreadable=count)
         ((photos, indices),) = read_batches(split.paths, chosen, count, read, pool)
+    if not len(photos):
+        raise UserError(f"none of the photos in {folder} can be read: name another folder with --photos.")
     return photos.permute(0, 2, 3, 1).contiguous(), split.labels[indices].numpy()
 
 

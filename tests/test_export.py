@@ -1,20 +1,25 @@
 """A model that was exported gives the probabilities that predict.py gives, or is not written."""
 
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import ROOT, assert_fails, run_script
+from conftest import ROOT, assert_fails, draw_photo, run_script
+from PIL import Image
 
 import export
+from coinkit.inference import grade_photos
+from predict import load_networks
 
 BEST = "coin_classifier_custom_best.pth"
 PHOTO = "coin_dataset/test/ms65/0.jpg"
@@ -57,15 +62,73 @@ def grade(folder, name, photos):
     return session.run(None, {"photos": photos})[0]
 
 
-def test_the_page_on_onnx_grades_a_photo_with_onnx_runtime_word_for_word(folder, predicted):
+@pytest.fixture(scope="module")
+def snippet():
     (snippet,) = re.findall(r"```python\n(import json\n.+?)```", (ROOT / "docs/onnx.md").read_text("utf-8"), re.DOTALL)
+    return snippet
+
+
+def test_the_page_on_onnx_grades_a_photo_with_onnx_runtime_word_for_word(folder, predicted, snippet):
     assert len(snippet.strip().splitlines()) <= 12 and "torch" not in snippet
     shutil.copy(folder / PHOTO, folder / "photo.jpg")
-    result = subprocess.run([sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", f"{snippet}\nimport sys\nassert 'torch' not in sys.modules"]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     name, confidence = re.fullmatch(r"(\w+): ([\d.]+)%\n", result.stdout).groups()
     assert name == max(predicted, key=predicted.get) == "ms65"
     assert float(confidence) / 100 == pytest.approx(predicted[name], abs=1e-4)
+
+
+def odd_photos() -> dict[str, bytes]:
+    """Photos of which ONNX Runtime and predict.py might see different pixels."""
+    photo, exif = draw_photo(1), Image.Exif()
+    exif[274] = 6  # lies on its side
+    cut_out = photo.copy()
+    cut_out.putalpha(draw_photo(2, mode="L"))
+    grey = Image.fromarray(np.asarray(draw_photo(3, mode="L")).astype(np.uint16) * 257)
+    large = draw_photo(5, (1200, 600))
+    ways = {
+        "cut-out PNG": (cut_out, {"format": "PNG"}),
+        "16-bit PNG": (grey, {"format": "PNG"}),
+        "palette with transparency": (photo.quantize(16), {"format": "PNG", "transparency": 0}),
+        "square": (draw_photo(4, (120, 120)), {"format": "PNG"}),
+        "turned": (photo.transpose(Image.Transpose.ROTATE_90), {"format": "JPEG", "exif": exif}),
+        "large": (large, {"format": "JPEG"}),
+    }
+    files = {}
+    for name, (picture, options) in ways.items():
+        picture.save(file := io.BytesIO(), **options)
+        files[name] = file.getvalue()
+    return files
+
+
+@pytest.mark.parametrize("kind", odd_photos())
+def test_the_page_on_onnx_and_predict_see_the_same_photo(folder, tmp_path, monkeypatch, capsys, snippet, kind):
+    (tmp_path / "photo.jpg").write_bytes(odd_photos()[kind])
+    shutil.copy(folder / "coin_classifier.onnx", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    name, confidence = re.fullmatch(r"(\w+): ([\d.]+)%\n", capsys.readouterr().out).groups()
+    networks, classes = load_networks([folder / BEST], torch.device("cpu"))
+    ((_, (probabilities, _)),) = grade_photos(networks, [Path("photo.jpg")], tta=False, device=torch.device("cpu"))
+    assert name == classes[probabilities.argmax()]
+    assert float(confidence) / 100 == pytest.approx(probabilities.max().item(), abs=2e-4)
+
+
+def test_a_damaged_test_photo_is_left_out_and_the_model_exported(folder, tmp_path, monkeypatch, capsys):
+    shutil.copytree(folder / "coin_dataset/test", tmp_path / "photos")
+    damaged = tmp_path / "photos/g06/0.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    options = ("--photos", tmp_path / "photos", "--output", tmp_path / "coin.onnx")
+    export_again(folder, monkeypatch, folder / "coin_classifier.onnx", *options)
+    output = capsys.readouterr()
+    assert "Left out" in output.err and str(damaged) in output.err
+    assert "Compared on 8 photos" in output.out and (tmp_path / "coin.onnx").exists()
+    for photo in (tmp_path / "photos").rglob("*.jpg"):
+        photo.write_text("damaged")
+    with pytest.raises(export.UserError, match="none of the photos .* --photos"):
+        export_again(folder, monkeypatch, folder / "coin_classifier.onnx", *options)
 
 
 def test_the_metadata_say_how_photos_are_to_be_prepared(folder):
