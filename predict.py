@@ -38,7 +38,7 @@ from coin_classifier_custom import BEST, load_networks
 from coinkit.cli import ArgumentParser, UserError, home_path, printable, run
 from coinkit.dataset import normalise, to_tensor
 from coinkit.devices import find_device
-from coinkit.files import atomic_write, short_name
+from coinkit.files import atomic_write, is_system_file, short_name
 from coinkit.inference import TTA_VIEWS, grade_photos
 from coinkit.photos import SUFFIXES, PhotoError, find_photos, open_photo
 
@@ -131,14 +131,20 @@ def find_inputs(names: list[str]) -> list[Path]:
     paths = []
     for name in map(os.path.expanduser, names):
         path = Path(name)
-        if os.path.isdir(name):
-            found = find_photos(path, recursive=True)
-        elif os.path.exists(name) or not glob.has_magic(name):
-            found = [path]
-        else:  # a pattern that the shell has not expanded
-            found = sorted(Path(match) for match in glob.glob(name, recursive=True))
-        paths += found or [path]  # without a match, it is reported later as a photo that cannot be read
+        matches = [path] if os.path.lexists(name) or not glob.has_magic(name) else expand_pattern(path)
+        found = chain(*(find_photos(match, recursive=True) if match.is_dir() else [match] for match in matches))
+        paths += list(found) or [path]  # without a match, it is reported later as a photo that cannot be read
     return list(dict.fromkeys(paths))
+
+
+def expand_pattern(pattern: Path) -> list[Path]:
+    """Return what a pattern stands for that the shell has not expanded, sorted, but for system files and folders.
+
+    Folders at its beginning that exist are taken by their name, though it may have brackets.
+    """
+    base = next(parent for parent in pattern.parents if parent.is_dir() or parent == parent.parent)
+    matches = glob.glob(str(pattern.relative_to(base)), root_dir=base, recursive=True)
+    return [base / match for match in sorted(matches) if not any(map(is_system_file, Path(match).parts))]
 
 
 def name_heatmaps(target: Path, paths: list[Path]) -> dict[Path, Path]:

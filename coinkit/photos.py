@@ -5,6 +5,7 @@
 """
 
 import io
+import os
 import re
 import warnings
 from collections import deque
@@ -22,14 +23,15 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from coinkit.cli import is_out_of_memory
+from coinkit.files import is_system_file
 
 PHOTO_FOLDER = "6000x3000"  # the folder of a grade's photos; other folders are not used
 DATASET = Path("coin_dataset")  # made by prepare_dataset.py
 SPLITS = ("train", "val", "test")  # folders of the dataset
 
-# Files with these extensions count as photos. HEIC cannot be read, but is listed so that the user is told.
+# Files with these extensions count as photos. The last four cannot be read, but are listed so that the user is told.
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif"}
-SUFFIXES |= {".heic", ".heif"}
+SUFFIXES |= {".heic", ".heif", ".jxl", ".jp2"}
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 FORMAT_NAMES = "JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF"
 
@@ -72,8 +74,18 @@ def is_photo_name(path: Path) -> bool:
 
 
 def find_photos(folder: Path, recursive: bool = False) -> list[Path]:
-    """Return the photos in a folder (and, if recursive, in its subfolders), sorted."""
-    return sorted(filter(is_photo_name, folder.rglob("*") if recursive else folder.iterdir()))
+    """Return the photos in a folder, sorted; if recursive, also in subfolders that are not hidden or of the system."""
+    if not recursive:
+        return sorted(filter(is_photo_name, folder.iterdir()))
+    photos, visited = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in visited:  # links may lead in circles
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not is_system_file(name))
+        photos += filter(is_photo_name, (Path(parent, name) for name in names))
+    return sorted(photos)
 
 
 def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:

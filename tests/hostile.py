@@ -3,8 +3,9 @@
     python tests/hostile.py                        2,000 files, a few minutes
     python tests/hostile.py --count 100 --seed 7
 
-Valid JPEG, PNG, TIFF and WebP photos get flipped bits, cut ends, other headers, sizes and EXIF. Both commands must end
-by themselves, without a traceback and within a gigabyte, name every file that they cannot use, and keep every good one.
+Valid JPEG, PNG, TIFF, WebP, AVIF and GIF photos get flipped bits, cut ends, other headers, sizes and EXIF. Both commands
+must end by themselves, without a traceback and within a gigabyte, name every file that they cannot use, and keep every
+good one.
 """
 
 import argparse
@@ -91,6 +92,8 @@ def valid_photos() -> list[tuple[str, bytes]]:
         "png": [{}, {"mode": "RGBA", "exif": exif}, {"mode": "P"}, {"mode": "I;16"}],
         "tif": [{"compression": way} for way in ("raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg")] + [{"mode": "RGBA"}],
         "webp": [{"exif": exif}, {"lossless": True}, {"mode": "RGBA"}],
+        "avif": [{"exif": exif}, {"mode": "RGBA"}],
+        "gif": [{}, {"mode": "P"}],
     }
     photos = []
     for suffix, options in ways.items():

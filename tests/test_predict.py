@@ -57,6 +57,38 @@ def test_files_folders_and_patterns(trained):
         assert 1 >= photo["top"][0]["confidence"] >= photo["top"][1]["confidence"] >= 0
 
 
+def test_patterns_in_a_folder_with_brackets_and_of_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("coins [2020]/a[1].jpg", "coins [2020]/more/b.jpg", "2/c.jpg"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        draw_photo(1).save(name)
+
+    def found(*names):
+        return [path.as_posix() for path in command.find_inputs(list(names))]
+
+    assert found("coins [2020]/*.jpg") == ["coins [2020]/a[1].jpg"]
+    assert found("coins [2020]/a[1].jpg") == ["coins [2020]/a[1].jpg"]
+    assert found(f"{tmp_path}/coins [2020]/*/*.jpg") == [f"{tmp_path.as_posix()}/coins [2020]/more/b.jpg"]
+    assert found("coins*") == found("coins [2020]") == ["coins [2020]/a[1].jpg", "coins [2020]/more/b.jpg"]
+    assert found("[0-9]") == ["2/c.jpg"] and found("*/**/*.jpg")[0] == "2/c.jpg"
+    assert found("*.png") == ["*.png"]
+
+
+def test_linked_folders_are_looked_into_and_those_of_thumbnails_are_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/a.jpg", "photos/@eaDir/a.jpg", "photos/.thumbs/a.jpg", "elsewhere/b.jpg"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        draw_photo(1).save(name)
+    try:
+        (tmp_path / "photos/link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "photos/circle").symlink_to(tmp_path / "photos")
+    except OSError:
+        pytest.skip("links are not allowed")
+    expected = ["photos/a.jpg", "photos/link/b.jpg"]
+    assert [path.as_posix() for path in command.find_inputs(["photos"])] == expected
+    assert "photos/link/b.jpg" in [path.as_posix() for path in command.find_inputs(["photos/*"])]
+
+
 def test_a_photo_and_its_shrunk_copy_get_the_same_grade(trained, tmp_path):
     with Image.open(trained / "coin_dataset/train/vf30/0.jpg") as photo:
         large = photo.resize((6000, 3000), Image.Resampling.BICUBIC)
