@@ -22,7 +22,8 @@ SYSTEM_FILES = re.compile(
     r"\._.*|\.ds_store|icon\r|\.(?:spotlight-v100|trashes|fseventsd|temporaryitems|apdisk|localized|volumeicon\.icns)"
     r"|__macosx|ehthumbs.*\.db|thumbs\.db(?:-journal)?|desktop\.ini|\$recycle\.bin|system volume information|~\$.*"
     r"|\.directory|\.trash-.*|\.thumb(?:nail)?s|lost\+found|\.nfs[0-9a-f]+|\.fuse_hidden.*|\.~lock\..*|\.sync.*"
-    r"|@eadir|@tmp|#recycle|#snapshot|\.dropbox.*|\.ipynb_checkpoints|.*:zone\.identifier",
+    r"|@eadir|@tmp|#recycle|#snapshot|\.dropbox.*|\.ipynb_checkpoints|.*:zone\.identifier"
+    r"|\..*\.(?:lock|staging|partial|previous|complete)",  # what `hidden_sibling` names
     re.IGNORECASE,
 )
 LOCK_TIMEOUT = 1  # in seconds; the workers of a killed run may hold its lock a moment longer
@@ -168,15 +169,10 @@ def restore_previous(folder: Path) -> None:
 
 
 def move_content(source: Path, target: Path) -> None:
-    """Move what is in a folder to another, but for hidden files and those of the system."""
+    """Move what is in a folder to another, but for the files of the system and our own hidden ones."""
     for path in list(source.iterdir()):
         if not is_system_file(path.name):
             os.rename(path, target / path.name)
-
-
-def is_system_file(name: str) -> bool:
-    """Tell whether a file or folder of this name is hidden or of the system, and so nobody's work."""
-    return name.startswith(".") or name in SYSTEM_FILES
 
 
 @contextmanager

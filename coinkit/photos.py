@@ -83,7 +83,7 @@ def find_photos(folder: Path, recursive: bool = False) -> list[Path]:
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(name for name in folders if not is_system_file(name))
+        folders[:] = sorted(name for name in folders if not (name.startswith(".") or is_system_file(name)))
         photos += filter(is_photo_name, (Path(parent, name) for name in names))
     return sorted(photos)
 
@@ -189,7 +189,7 @@ def _decode(data: bytes, width: int, height: int) -> tuple[Image.Image, tuple[in
             original_size = upright.size
         rgb = _to_rgb(upright)
         if has_16_bits and max(high for _, high in rgb.getextrema()) < DARK_16_BIT:
-            raise PhotoError("16 bits of which only the lower ones are used: save it with 8 bits for each colour")
+            raise PhotoError("only the lower ones of its 16 bits are used: save it with 8 bits for each colour")
         return _fit(rgb, width, height), original_size
 
 

@@ -3,9 +3,9 @@
     python tests/hostile.py                        2,000 files, a few minutes
     python tests/hostile.py --count 100 --seed 7
 
-Valid JPEG, PNG, TIFF, WebP, AVIF and GIF photos get flipped bits, cut ends, other headers, sizes and EXIF. Both commands
-must end by themselves, without a traceback and within a gigabyte, name every file that they cannot use, and keep every
-good one.
+Valid JPEG, PNG, TIFF, WebP, AVIF and GIF photos get flipped bits, cut ends, other headers, sizes and EXIF. Both
+commands must end by themselves, without a traceback and within a gigabyte, name every file that they cannot use, and
+keep every good one.
 """
 
 import argparse

@@ -58,10 +58,11 @@ def test_a_dataset_and_a_report_are_written_to_a_volume(images, trained, tmp_pat
     assert_fails(run_script("evaluate.py", *options, "--output", volume, cwd=tmp_path), "mine.txt", "would be lost")
 
 
-def test_what_somebody_else_keeps_on_a_volume_is_not_touched(images, tmp_path, volume):
-    (volume / "diary.txt").write_text("mine")
-    assert_fails(run_script("prepare_dataset.py", "--output", volume, cwd=tmp_path), "diary.txt", "would be lost")
-    assert names(volume) == {"lost+found", "diary.txt"}
+@pytest.mark.parametrize("name", ["diary.txt", ".secret"])
+def test_what_somebody_else_keeps_on_a_volume_is_not_touched(images, tmp_path, volume, name):
+    (volume / name).write_text("mine")
+    assert_fails(run_script("prepare_dataset.py", "--output", volume, cwd=tmp_path), name, "would be lost")
+    assert names(volume) == {"lost+found", name}
 
 
 @pytest.mark.parametrize("code", [errno.EBUSY, errno.EXDEV, errno.EACCES])
