@@ -132,7 +132,7 @@ def find_inputs(names: list[str]) -> list[Path]:
     for name in map(os.path.expanduser, names):
         path = Path(name)
         matches = [path] if os.path.lexists(name) or not glob.has_magic(name) else expand_pattern(path)
-        found = chain(*(find_photos(match, recursive=True) if match.is_dir() else [match] for match in matches))
+        found = chain(*(find_photos(match, recursive=True) if os.path.isdir(match) else [match] for match in matches))
         paths += list(found) or [path]  # without a match, it is reported later as a photo that cannot be read
     return list(dict.fromkeys(paths))
 
@@ -142,7 +142,7 @@ def expand_pattern(pattern: Path) -> list[Path]:
 
     Folders at its beginning that exist are taken by their name, though it may have brackets.
     """
-    base = next(parent for parent in pattern.parents if parent.is_dir() or parent == parent.parent)
+    base = next(parent for parent in pattern.parents if os.path.isdir(parent) or parent == parent.parent)
     matches = glob.glob(str(pattern.relative_to(base)), root_dir=base, recursive=True)
     return [base / match for match in sorted(matches) if not any(map(is_system_file, Path(match).parts))]
 
