@@ -58,10 +58,12 @@ from coinkit.devices import choose_dtype, find_device
 from coinkit.files import atomic_link, exclusive_lock, require_disk_space
 from coinkit.inference import Network
 from coinkit.layers import Residual, StandardisedConv2d
-from coinkit.metrics import score, summarise, uncalibrated
+from coinkit.metrics import describe_calibration, summarise
 from coinkit.photos import DATASET, MAX_PIXELS, SPLITS
 from coinkit.report import Evaluation, check_report, evaluate, write_report
+from coinkit.summary import summarise_in_words
 from coinkit.tensorboard_log import TensorBoardLog
+from coinkit.training_photos import merge_digests, training_digests
 from coinkit.training_progress import Progress
 
 # Where to change what is not a setting:
@@ -239,6 +241,7 @@ class Trainer:
         self.config = config_from_args(args, NOT_IN_CONFIG)
         self.train, self.val = train, val
         self.dataset = {"train": fingerprint(train, classes), "val": fingerprint(val, classes)}
+        self.training_photos = training_digests(train.paths, args.data)
         self.dtype = choose_dtype(args.precision, device)
         # With the channels last, convolutions are faster in half precision; in fp32 on a CPU, up to twice as slow.
         self.memory_format = torch.contiguous_format if self.dtype == torch.float32 else torch.channels_last
@@ -478,8 +481,10 @@ class Trainer:
             "best_val_acc": self.progress.best_val_acc,
             "classes": self.classes,
             "dataset": self.dataset,
+            "training_photos": self.training_photos,
             "model": self.args.model,
             "temperature": self.progress.temperature,
+            "unsure_below": self.progress.unsure_below,
             "architecture": self.architecture,
             "config": self.config,
             "progress": asdict(self.progress),
@@ -516,6 +521,7 @@ class Trainer:
             if checkpoint["scaler_state_dict"]:  # empty unless the run was in fp16
                 self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
             progress = self.progress = Progress.load(checkpoint["progress"])
+            self.training_photos = merge_digests(self.training_photos, checkpoint)
         self.has_saved = True
         if distributed.IS_MAIN and 0 < progress.best_epoch == progress.epochs and not progress.seen:
             self.keep_best()  # the run may have been killed between `save` and `keep_best`
@@ -532,6 +538,7 @@ class Trainer:
         if args.init_from:
             checkpoint = checkpoints.load_checkpoint(args.init_from)
             weights, same_classes = checkpoint["model_state_dict"], checkpoint["classes"] == self.classes
+            self.training_photos = merge_digests(self.training_photos, checkpoint)
         else:
             weights, same_classes = backbone.pretrained_weights(args.pretrained), False
         source = args.init_from or args.pretrained
@@ -628,7 +635,7 @@ def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network
         if checkpoint["classes"] != classes:
             raise UserError(f"{path} has other grades than {paths[0]}: average checkpoints of the same grades.")
         model = build_model(checkpoint, path).to(device)
-        networks.append(Network(model, checkpoint["temperature"]))
+        networks.append(Network(model, checkpoint["temperature"], checkpoint.get("unsure_below", 0.0)))
     return networks, classes
 
 
@@ -695,14 +702,11 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         predictions = evaluation.predictions
         print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {summarise(predictions)}")
         if val.paths:
-            before = uncalibrated(predictions, network.temperature)
-            print(
-                f"ECE {score(predictions)['ece']:.3f}, and {score(before)['ece']:.3f} without the temperature "
-                f"{network.temperature:.2f}, which was fitted on the validation photos"
-            )
+            print(describe_calibration(predictions, network.temperature))
+        words = summarise_in_words(evaluation, trainer.progress.history, args.num_epochs)
         about = {"checkpoint": str(best), "data": str(args.data / "test")}
-        write_report(evaluation, trainer.model, trainer.device, about, report)
-        print(f"\nThe report is in {report / 'index.html'}.")
+        write_report(evaluation, trainer.model, trainer.device, words, about, report)
+        print("", *words, "", f"The report is in {report / 'index.html'}.", sep="\n")
     name = "" if best == Path(BEST) else f" --checkpoint {quoted(best)}"
     print(f"\nThe model is in {best}. Next: python predict.py{name} photo.jpg")
 

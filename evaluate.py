@@ -5,9 +5,10 @@
     python evaluate.py --data images                    photos in the layout that prepare_dataset.py reads
     python evaluate.py --data more --output report2     any folder with a folder of photos for each grade
     python evaluate.py --checkpoint a.pth b.pth         the mean of several networks; heatmaps are of the first
+    python evaluate.py --checkpoint a.pth --against b.pth    which of two networks is better
 
-Metrics on photos that the network was trained on are too good: images/ holds those too. A photo that cannot be read is
-named and left out, and the exit status is then 1.
+Metrics on photos that the network was trained on are too good: images/ holds those too. It is said how many there are.
+A photo that cannot be read is named and left out, and the exit status is then 1.
 """
 
 if __name__ == "__main__":
@@ -17,19 +18,24 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from coin_classifier_custom import BEST, load_networks
 from coinkit.checkpoints import damage_as_user_error, load_checkpoint
-from coinkit.cli import ArgumentParser, UserError, run
+from coinkit.cli import ArgumentParser, UserError, printable, run
+from coinkit.comparison import Comparison
 from coinkit.dataset import Split, describe_changes, find_split, fingerprint
 from coinkit.devices import find_device
 from coinkit.grades import class_name
 from coinkit.metrics import METRICS
 from coinkit.photos import DATASET, PHOTO_FOLDER, SPLITS, find_photos
 from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report
+from coinkit.summary import summarise_in_words
+from coinkit.training_photos import find_known
 
 OUTPUT = Path("report")
+MAX_LISTED = 20  # photos on which two networks differ
 
 
 def main() -> int:
@@ -39,14 +45,20 @@ def main() -> int:
     folder = find_folder(args.data, args.split)
     device = find_device(args.device)
     networks, classes = load_networks(args.checkpoint, device)
-    if folder != args.data:
-        warn_of_training_photos(args.data, folder, args.checkpoint, classes)
     photos = find_labelled_photos(folder, classes)
     evaluation = evaluate(networks, classes, photos, device)
-    print_metrics(evaluation)
+    evaluation.learned = find_learned(args.checkpoint, evaluation.paths)
+    if folder != args.data:
+        warn_of_training_photos(args.data, folder, args.checkpoint, classes)
+    comparison = compare(args.against, evaluation, device) if args.against else None
+
+    words = summarise_in_words(evaluation, *training_of(args.checkpoint))
     about = {"checkpoint": ", ".join(map(str, args.checkpoint)), "data": str(folder)}
-    write_report(evaluation, networks[0].model, device, about, args.output)
-    print(f"\nThe report is in {args.output / 'index.html'}.")
+    write_report(evaluation, networks[0].model, device, words, about, args.output, comparison)
+    print_metrics(evaluation)  # after the report, since the reader of the output (head, less) may end
+    if comparison:
+        print_comparison(evaluation, comparison)
+    print("", *words, "", f"The report is in {args.output / 'index.html'}.", sep="\n")
     return 1 if evaluation.unread else 0
 
 
@@ -65,6 +77,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE.pth",
         help="of one network, or of several to average",
     )
+    add("--against", type=Path, metavar="FILE.pth", help="compare with this network on the same photos")
     add("--output", type=Path, default=OUTPUT, help="folder for the report")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     return parser.parse_args()
@@ -83,12 +96,48 @@ def find_folder(data: Path, split: str | None) -> Path:
     return folder
 
 
+def find_learned(checkpoints: list[Path], photos: list[Path]) -> np.ndarray:
+    """Return which photos one of the networks was trained on, (N,), bool; checkpoints may not know it."""
+    learned = np.zeros(len(photos), dtype=bool)
+    for path in checkpoints:
+        digests = load_checkpoint(path).get("training_photos")
+        if digests is not None:
+            with damage_as_user_error(path):
+                learned |= find_known(photos, digests)
+    return learned
+
+
+def training_of(checkpoints: list[Path]) -> tuple[list[list[float]], int | None]:
+    """Return the history of a network's training, and its number of epochs; of several networks, nothing."""
+    if len(checkpoints) > 1:
+        return [], None
+    with damage_as_user_error(checkpoints[0]):
+        checkpoint = load_checkpoint(checkpoints[0])
+        return checkpoint.get("progress", {}).get("history", []), checkpoint.get("config", {}).get("num_epochs")
+
+
+def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comparison:
+    """Return how another network grades the photos that were evaluated.
+
+    Raises:
+        UserError: it knows other grades.
+    """
+    networks, classes = load_networks([against], device)
+    if classes != evaluation.classes:
+        raise UserError(f"{against} has other grades: compare networks of the same grades.")
+    photos = Split(evaluation.paths, torch.from_numpy(evaluation.predictions.labels))
+    return Comparison(str(against), evaluation.predictions, evaluate(networks, classes, photos, device).predictions)
+
+
 def warn_of_training_photos(dataset: Path, folder: Path, checkpoints: list[Path], classes: list[str]) -> None:
-    """Warn if the training split has changed since a network was trained: the photos to grade may have been in it."""
+    """Warn if the training split has changed since a network was trained: the photos to grade may have been in it.
+
+    That is for older checkpoints, which do not know the photos themselves.
+    """
     now = {"train": fingerprint(find_split(dataset / "train", classes), classes)}
     for path in checkpoints:
         checkpoint = load_checkpoint(path)
-        if "dataset" in checkpoint:  # export.py --weights-only leaves it out
+        if "dataset" in checkpoint and "training_photos" not in checkpoint:  # export.py --weights-only leaves it out
             with damage_as_user_error(path):
                 changes = describe_changes(checkpoint["dataset"], now)
             if changes:
@@ -135,6 +184,22 @@ def print_metrics(evaluation: Evaluation) -> None:
         recall, recall_interval = format_estimate(grade.recall, ".0%")
         precision, interval = format_estimate(grade.precision, ".0%")
         print(f"{name:{width}}  {grade.count:6}   {recall:>6}   {recall_interval:13}   {precision:>9}   {interval}")
+
+
+def print_comparison(evaluation: Evaluation, comparison: Comparison) -> None:
+    """Print the difference between two networks, and the photos that they grade differently."""
+    print(f"\n{'':12}  {'this':>8}  {comparison.name:>8}   difference   95 % interval")
+    width = len(comparison.name)
+    for name, first, other, difference, interval in comparison.rows():
+        print(f"{name:12}  {first:>8}  {other:>{max(8, width)}}   {difference:>10}   {interval}")
+    print(f"\n{comparison.in_words()}")
+    classes, first, other = evaluation.classes, comparison.first, comparison.other
+    differing = np.flatnonzero(comparison.differs)
+    for index in differing[:MAX_LISTED]:
+        true, this, that = (classes[values[index]] for values in (first.labels, first.predicted, other.predicted))
+        print(f"{printable(evaluation.paths[index])}: {true}, here {this}, there {that}")
+    if len(differing) > MAX_LISTED:
+        print(f"... and {len(differing) - MAX_LISTED} more: differences.csv in the report has them all")
 
 
 if __name__ == "__main__":

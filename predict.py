@@ -4,11 +4,12 @@
     python predict.py photo.jpg --heatmap why.png           and a heatmap of what spoke for the grade
     python predict.py photos/ "more/*.jpg"                  folders and patterns: a line for each photo
     python predict.py photos/ --csv grades.csv              the same, and a table
+    python predict.py photos/ --html grades.html            the same, and a page with the photos, the least sure first
     python predict.py photos/ --json > grades.jsonl         a line of JSON for each photo
     python predict.py photo.jpg --checkpoint a.pth b.pth    the mean of several networks
 
-A note marks a photo that does not look like one of a coin (not 2:1, small, blank) and, with --min-confidence, a grade
-that the network is unsure of. A photo that cannot be read is named and left out, and the exit status is then 1.
+A note marks a photo that does not look like one of a coin (not 2:1, small, blank), and a grade that the network is
+unsure of. A photo that cannot be read is named and left out, and the exit status is then 1.
 """
 
 if __name__ == "__main__":
@@ -62,6 +63,9 @@ def main() -> int:
     device = find_device(args.device)
     networks, classes = load_networks(args.checkpoint, device)
     top_k = min(args.top_k, len(classes))
+    min_confidence = args.min_confidence
+    if min_confidence is None:  # what validation says; of several networks, the mean
+        min_confidence = sum(network.unsure_below for network in networks) / len(networks)
     if args.json:
         format_prediction = format_json
     elif len(paths) == 1:
@@ -71,6 +75,7 @@ def main() -> int:
         format_prediction = partial(format_line, width=width, grade_width=grade_width)
 
     unread = 0
+    coins = []  # for --html
     with csv_table(args.csv, top_k) if args.csv else nullcontext() as table:
         graded = grade_photos(networks, paths, args.tta, device)
         for path, result in tqdm(graded, total=len(paths), unit="photo", leave=False, disable=len(paths) == 1 or None):
@@ -80,7 +85,7 @@ def main() -> int:
                 continue
             probabilities, notes = result
             confidences, labels = (values.tolist() for values in probabilities.topk(top_k))
-            if confidences[0] < args.min_confidence:
+            if confidences[0] < min_confidence:
                 notes.append("unsure")
             top = [(classes[label], round(value, 6)) for label, value in zip(labels, confidences, strict=True)]
             prediction = Prediction(path, top, ", ".join(notes))
@@ -89,6 +94,12 @@ def main() -> int:
                 table.writerow(format_row(prediction))
             if args.heatmap:
                 write_heatmap(networks[0].model, path, labels[0], heatmap_of[path], device)
+            if args.html:
+                coins.append((path, probabilities.numpy(), prediction.note))
+    if coins:
+        from coinkit.review import write_grades
+
+        write_grades(coins, classes, networks[0].model, device, args.checkpoint, args.html)
     return 1 if unread else 0
 
 
@@ -101,10 +112,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--checkpoint", nargs="+", default=[BEST], metavar="FILE.pth", help=checkpoint_help)
     add("--tta", action="store_true", help=f"average over {1 + len(TTA_VIEWS)} views: turned and shifted a little")
     add("--top-k", type=int, default=TOP_K, help="how many grades to show")
-    add("--min-confidence", type=float, default=0, metavar="SHARE", help="below this, 0 to 1, the note says unsure")
+    unsure_help = "below this, 0 to 1, the note says unsure (default: where most validation photos were wrong)"
+    add("--min-confidence", type=float, metavar="SHARE", help=unsure_help)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--json", action="store_true", help="print a line of JSON for each photo")
     add("--csv", type=Path, metavar="FILE.csv", help="write a table with a row for each photo")
+    add("--html", type=Path, metavar="FILE.html", help="write a page with the photos, the least sure first")
     add("--heatmap", type=Path, metavar="FILE.png", help="write a heatmap; for several photos, a folder of them")
     args = parser.parse_args()
 
@@ -115,10 +128,12 @@ def parse_arguments() -> argparse.Namespace:
     if not args.photos:
         parser.error("name a photo, a folder, or a pattern")
     parser.check_minimum(args, 1, "top_k")
-    if not 0 <= args.min_confidence <= 1:
+    if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
         parser.error("--min-confidence must be between 0 and 1")
     if args.csv and args.csv.suffix.lower() != ".csv":  # a photo, for example, which would be overwritten
         parser.error("--csv: give a name that ends in .csv")
+    if args.html and args.html.suffix.lower() != ".html":
+        parser.error("--html: give a name that ends in .html")
     if args.heatmap and args.heatmap.suffix.lower() in SUFFIXES - {".png"}:
         parser.error("--heatmap: give a name that ends in .png, or a folder")
     if args.heatmap and len(args.checkpoint) > 1:

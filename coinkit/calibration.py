@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+MIN_UNSURE = 10  # fewer photos cannot tell below which confidence a grade is mostly wrong
+
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """Return the temperature, 0.25 to 4, with which the network is calibrated (Guo et al. 2017, arXiv 1706.04599).
@@ -20,3 +22,21 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     temperatures = torch.logspace(math.log10(0.25), math.log10(4), 201)
     losses = torch.stack([F.cross_entropy(logits / value, labels, reduction="sum") for value in temperatures])
     return temperatures[(losses + 2 * temperatures.log() ** 2).argmin()].item()
+
+
+def unsure_threshold(confidence: Tensor, correct: Tensor) -> float:
+    """Return the confidence below which a photo is more often wrong than right; 0 if a few photos cannot tell.
+
+    Of all thresholds, it is the one below which the wrong photos outnumber the right ones most. That is where an
+    isotonic regression of `correct` on `confidence` crosses one half.
+
+    Args:
+        confidence: (N,), 0 to 1, of photos that the network was not trained on.
+        correct: (N,), bool.
+    """
+    confidence, order = confidence.sort()
+    more_wrong_than_right = torch.where(correct[order], -1, 1).cumsum(dim=0)
+    count = int(more_wrong_than_right.argmax()) + 1  # photos below the threshold
+    if count < MIN_UNSURE or more_wrong_than_right[count - 1] <= 0:
+        return 0.0
+    return confidence[count].item() if count < len(confidence) else 1.0

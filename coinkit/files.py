@@ -191,12 +191,13 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def exclusive_lock(lock_file: Path, what: str) -> Iterator[None]:
+def exclusive_lock(lock_file: Path, what: object, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
     """Hold a lock file. The system releases the lock when this process ends, even if it is killed.
 
     Args:
         lock_file: created, and deleted at the end.
         what: what is being written, for the message.
+        timeout: how long to wait for another process, in seconds.
 
     Raises:
         UserError: another process holds it, or the folder cannot be written to.
@@ -208,7 +209,7 @@ def exclusive_lock(lock_file: Path, what: str) -> Iterator[None]:
         lock_file.touch()
     except OSError as error:
         raise cannot_write(lock_file.parent, error) from None
-    lock = FileLock(lock_file, timeout=LOCK_TIMEOUT, fallback_to_soft=False)
+    lock = FileLock(lock_file, timeout=timeout, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:

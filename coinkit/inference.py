@@ -24,10 +24,11 @@ TTA_VIEWS = ((-4, 0, 0), (4, 0, 0), (0, -0.015, -0.015), (0, 0.015, 0.015))
 
 
 class Network(NamedTuple):
-    """A trained network, in eval mode, and the temperature that its logits are divided by."""
+    """A trained network, in eval mode, the temperature that its logits are divided by, and when it is unsure."""
 
     model: nn.Module
     temperature: float
+    unsure_below: float = 0.0  # the confidence below which its grades are mostly wrong; 0 if that is not known
 
     @property
     def size(self) -> tuple[int, int]:

@@ -292,3 +292,12 @@ def uncalibrated(predictions: Predictions, temperature: float) -> Predictions:
     powers = predictions.probabilities**temperature
     probabilities = powers / powers.sum(axis=1, keepdims=True)
     return predictions._replace(probabilities=probabilities, confidence=probabilities.max(axis=1))
+
+
+def describe_calibration(predictions: Predictions, temperature: float) -> str:
+    """Return in a line how well calibrated predictions are, and would be without a temperature."""
+    before = uncalibrated(predictions, temperature)
+    return (
+        f"ECE {score(predictions)['ece']:.3f}, and {score(before)['ece']:.3f} without the temperature "
+        f"{temperature:.2f}, which was fitted on the validation photos"
+    )

@@ -1,14 +1,15 @@
 """The report on a model: grade labelled photos, compute the metrics, and write a folder of tables and pictures.
 
-index.html         the whole report on one page that needs no other file
+index.html         the whole report on one page, with the coins to look at
+photos/            the photos of these coins
 confusion.png      confusion matrix: which grades are taken for which
 reliability.png    reliability diagram: accuracy by confidence
 mistakes.png       the worst mistakes, each with a heatmap of what spoke for the wrong grade
 predictions.csv    a row for each photo
 metrics.json       the metrics with their 95 % intervals
+differences.csv    what another model graded otherwise, if there was one to compare with
 """
 
-import base64
 import csv
 import io
 import json
@@ -25,9 +26,10 @@ from torch import nn
 from tqdm import tqdm
 
 from coinkit.cli import UserError
+from coinkit.comparison import Comparison
 from coinkit.dataset import Split, normalise, to_tensor
 from coinkit.figures import confusion_chart, overlay, photo_grid, reliability_diagram
-from coinkit.files import atomic_folder, is_system_file
+from coinkit.files import atomic_folder, exclusive_lock, hidden_sibling, is_system_file
 from coinkit.heatmaps import heatmaps
 from coinkit.inference import Network, grade_photos
 from coinkit.metrics import (
@@ -41,10 +43,15 @@ from coinkit.metrics import (
     summarise,
 )
 from coinkit.photos import PhotoError, open_photo
+from coinkit.review import MAX_COINS, Coin, data_uri, draw_coins, write_page
+from coinkit.training_photos import find_sources
 
 FILES = {"index.html", "confusion.png", "reliability.png", "mistakes.png", "predictions.csv", "metrics.json"}
-TEMPLATE = Path(__file__).with_name("report.html")
-MISTAKES = 12  # shown
+FILES |= {"differences.csv"}
+PHOTOS, PHOTO_NAME = "photos", "coin-{:03}.webp"  # folder of the photos of the page, and their names
+MISTAKES = 12  # in mistakes.png
+LEAST_SURE = 50  # coins on the page that were given their grade
+MAX_WAIT = 600  # seconds for another writer of the same report to end
 
 
 class Evaluation:
@@ -56,6 +63,9 @@ class Evaluation:
         labels: (N,), the indices of their true classes.
         probabilities: (N, classes), 0 to 1.
         unread: the photos that could not be read, and why.
+
+    Attributes:
+        learned: whether the model was trained on a photo, (N,), bool; all False if that is not known.
     """
 
     def __init__(
@@ -69,6 +79,7 @@ class Evaluation:
         self.classes, self.paths, self.unread = classes, paths, unread
         self.predictions = Predictions.from_probabilities(probabilities, labels, classes)
         self.confusion = confusion_matrix(self.predictions.predicted, labels, len(classes))
+        self.learned = np.zeros(len(labels), dtype=bool)
 
     @cached_property
     def score(self) -> dict[str, Estimate]:
@@ -123,27 +134,38 @@ def check_report(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is no folder: move it away, the report goes there.")
-    for path in sorted(folder.iterdir()) if folder.exists() else []:
-        if path.name not in FILES and not is_system_file(path.name):
+    for path in sorted(folder.glob("*")) + sorted(folder.glob(f"{PHOTOS}/*")):
+        in_report = path.name in FILES or path == folder / PHOTOS or path.match(f"{PHOTOS}/coin-*.webp")
+        if not in_report and not is_system_file(path.name):
             raise UserError(f"{path} is not part of a report and would be lost: move it away.")
 
 
-def write_report(evaluation: Evaluation, model: nn.Module, device: torch.device, about: dict, folder: Path) -> None:
-    """Write the report; it replaces an earlier one only when it is complete.
+def write_report(
+    evaluation: Evaluation,
+    model: nn.Module,
+    device: torch.device,
+    words: list[str],
+    about: dict,
+    folder: Path,
+    comparison: Comparison | None = None,
+) -> None:
+    """Write the report; it replaces an earlier one only when it is complete. Two writers take turns.
 
     Args:
         evaluation: what to report.
         model: a network that graded the photos, for the heatmaps.
         device: where the network is.
+        words: sentences for the top of the page.
         about: more lines for the top of the page, {name: text}: the checkpoint, for example.
         folder: where to write, checked by `check_report`.
+        comparison: with another model, if there is one.
     """
-    from jinja2 import Template
-
     confusion = confusion_chart(evaluation.confusion, evaluation.classes)
     reliability = reliability_diagram(evaluation.predictions.confidence, evaluation.predictions.correct)
     mistakes = mistake_pictures(evaluation, MISTAKES, model, device)
-    with atomic_folder(folder) as partial:
+    coins = coins_to_check(evaluation, comparison)
+    lock = exclusive_lock(hidden_sibling(folder.resolve(), "lock"), folder, timeout=MAX_WAIT)
+    with lock, atomic_folder(folder) as partial:
         write_predictions(evaluation, partial / "predictions.csv")
         write_metrics(evaluation, about, partial / "metrics.json")
         Image.fromarray(confusion).save(partial / "confusion.png")
@@ -152,24 +174,73 @@ def write_report(evaluation: Evaluation, model: nn.Module, device: torch.device,
             captions = [caption(evaluation, index) for index, _ in mistakes]
             gallery = photo_grid(np.stack([picture for _, picture in mistakes]), captions)
             Image.fromarray(gallery).save(partial / "mistakes.png")
-        page = Template(TEMPLATE.read_text("utf-8"), autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
+        if comparison:
+            write_differences(evaluation, comparison, partial / "differences.csv")
+        (partial / PHOTOS).mkdir()
+
+        def store(picture: bytes, number: int) -> str:
+            name = f"{PHOTOS}/{PHOTO_NAME.format(number)}"
+            (partial / name).write_bytes(picture)
+            return name
+
+        kinds = {"mistake": "mistakes", "right": "right, but least sure"}
+        write_page(
+            "report.html",
+            partial / "index.html",
+            title=f"Coin grades: {summarise(evaluation.predictions)}",
             evaluation=evaluation,
+            words=words,
             about=about,
-            summary=summarise(evaluation.predictions),
+            comparison=comparison,
             metrics=METRICS,
             format_estimate=format_estimate,
-            confusion=data_uri(confusion, "PNG"),
-            reliability=data_uri(reliability, "PNG"),
-            mistakes=[
-                {
-                    "picture": data_uri(picture, "JPEG"),
-                    "caption": caption(evaluation, index),
-                    "path": evaluation.paths[index],
-                }
-                for index, picture in mistakes
-            ],
+            confusion=picture_uri(confusion),
+            reliability=picture_uri(reliability),
+            coins_text=describe_coins(evaluation, coins),
+            coins=list(draw_coins(coins, evaluation.classes, model, device, store)),
+            classes=evaluation.classes,
+            kinds=kinds | ({"differs": f"graded otherwise by {comparison.name}"} if comparison else {}),
+            orders={
+                "worst": "worst first",
+                "confidence": "least sure first",
+                "true": "true grade",
+                "predicted": "predicted grade",
+            },
         )
-        (partial / "index.html").write_text(page, "utf-8", "backslashreplace")  # file names may be invalid Unicode
+
+
+def coins_to_check(evaluation: Evaluation, comparison: Comparison | None) -> list[Coin]:
+    """Return the coins that a person should look at, at most `MAX_COINS`.
+
+    These are all mistakes, the worst first; what the compared model grades otherwise; and the least sure of the others.
+    """
+    classes, predictions = evaluation.classes, evaluation.predictions
+    differs = comparison.differs if comparison else np.zeros(len(evaluation.paths), dtype=bool)
+    least_sure = np.argsort(predictions.confidence, kind="stable").tolist()
+    others = [index for index in least_sure if predictions.correct[index]]
+    shown = [index for index in others if differs[index]]
+    shown += [index for index in others if not differs[index]][:LEAST_SURE]
+    coins, sources = [], find_sources(evaluation.paths)
+    for index in (evaluation.worst() + shown)[:MAX_COINS]:
+        path, true = evaluation.paths[index], classes[predictions.labels[index]]
+        kinds, notes = ["right" if predictions.correct[index] else "mistake"], []
+        if differs[index]:
+            kinds.append("differs")
+            notes.append(f"{comparison.name} says {classes[comparison.other.predicted[index]]}.")
+        if evaluation.learned[index]:
+            notes.append("The model was trained on this photo.")
+        coins.append(Coin(path, predictions.probabilities[index], true, tuple(kinds), tuple(notes), sources.get(path)))
+    return coins
+
+
+def describe_coins(evaluation: Evaluation, coins: list[Coin]) -> str:
+    """Return which coins are shown, as text."""
+    mistakes = sum("mistake" in coin.kinds for coin in coins)
+    total = int((~evaluation.predictions.correct).sum())
+    if mistakes < total:
+        return f"The {mistakes} worst of {total} mistakes; predictions.csv has all photos."
+    said = f"All {total} mistakes, the furthest off first" if total else "There are no mistakes"
+    return f"{said}, and the {len(coins) - mistakes} of the others of which the model is least sure."
 
 
 def mistake_pictures(
@@ -238,8 +309,21 @@ def write_metrics(evaluation: Evaluation, about: dict, path: Path) -> None:
     path.write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
 
 
-def data_uri(picture: np.ndarray, format: str) -> str:
+def write_differences(evaluation: Evaluation, comparison: Comparison, path: Path) -> None:
+    """Write a row for each photo that two models grade differently."""
+    classes, first, other = evaluation.classes, comparison.first, comparison.other
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["photo", "true", "predicted", "confidence", "other predicted", "other confidence"])
+        for index in np.flatnonzero(comparison.differs):
+            grades = (classes[values[index]] for values in (first.labels, first.predicted, other.predicted))
+            true, predicted, other_predicted = grades
+            confidence, other_confidence = (f"{model.confidence[index]:.4f}" for model in (first, other))
+            writer.writerow([evaluation.paths[index], true, predicted, confidence, other_predicted, other_confidence])
+
+
+def picture_uri(picture: np.ndarray) -> str:
     """Return a picture (H, W, 3), uint8, as a data: URI, which embeds it in the page."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, format, quality=90)
-    return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+    Image.fromarray(picture).save(file, "PNG")
+    return data_uri(file.getvalue(), "png")

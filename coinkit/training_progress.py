@@ -1,13 +1,13 @@
 """How far a training has come, and which epoch is the best."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from coinkit.calibration import fit_temperature
+from coinkit.calibration import fit_temperature, unsure_threshold
 
 
 @dataclass
@@ -26,7 +26,10 @@ class Progress:
     best_epoch: int = 0  # as `end_epoch` defines it; 0 before the first
     best_val_acc: float = 0.0  # validation accuracy of the best epoch
     temperature: float = 1.0  # of the best epoch
+    unsure_below: float = 0.0  # `unsure_threshold` of the best epoch
     learning_rate: float = 0.0  # of the last step, in layers with few inputs
+    # Of each epoch: training accuracy, validation accuracy, and validation loss after calibration
+    history: list = field(default_factory=list)
     # What the current epoch has done so far:
     seen: int = 0  # photos
     loss_sum: float = 0.0  # over these photos
@@ -42,10 +45,10 @@ class Progress:
             Exception: of any kind, if a value is missing or wrong.
         """
         progress = cls(**values)
-        for field in fields(cls):
-            value = getattr(progress, field.name)
-            if type(value) is not field.type or (field.type is not str and value < 0):
-                raise ValueError(f"a progress of {field.name}: {value}")
+        for known in fields(cls):
+            value = getattr(progress, known.name)
+            if type(value) is not known.type or (known.type in (int, float) and value < 0):
+                raise ValueError(f"a progress of {known.name}: {value}")
         return progress
 
     def begin_epoch(self) -> None:
@@ -86,6 +89,7 @@ class Progress:
             labels: (N,), the indices of their classes.
         """
         self.epochs += 1
+        train_accuracy = self.correct / max(1, self.seen)
         self.begin_epoch()
         if not len(labels):
             self.lowest_epoch = self.best_epoch = self.epochs
@@ -93,11 +97,16 @@ class Progress:
         temperature = fit_temperature(logits, labels)
         losses = F.cross_entropy(logits / temperature, labels, reduction="none")
         loss = losses.mean().item()
+        correct = logits.argmax(1) == labels
+        val_accuracy = correct.float().mean().item()
+        self.history.append([train_accuracy, val_accuracy, loss])
         if loss < self.lowest_loss:
             self.lowest_loss, self.lowest_epoch = loss, self.epochs
             self.loss_margin = 2 * losses.std(correction=0).item() / math.sqrt(len(losses))
         is_best = loss <= self.lowest_loss + self.loss_margin
         if is_best:
             self.best_epoch, self.temperature = self.epochs, temperature
-            self.best_val_acc = (logits.argmax(1) == labels).float().mean().item()
+            self.best_val_acc = val_accuracy
+            confidence = (logits / temperature).softmax(dim=1).amax(dim=1)
+            self.unsure_below = unsure_threshold(confidence, correct)
         return is_best

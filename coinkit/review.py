@@ -1,0 +1,188 @@
+"""Coins on a page to look at: each photo large enough to judge wear, its likeliest grades, and a heatmap on demand."""
+
+import base64
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from coinkit.cli import printable, usable_cores
+from coinkit.dataset import normalise, to_tensor
+from coinkit.figures import OPACITY
+from coinkit.files import atomic_write
+from coinkit.heatmaps import heatmaps
+from coinkit.photos import PhotoError, open_photo, prefetch
+
+TEMPLATES = Path(__file__).with_name("templates")
+MAX_COINS = 500  # on a page; their photos take about 20 MB
+PICTURE_SIZE = (640, 320)  # of a coin's two faces, in pixels
+PICTURE_QUALITY = 80  # of WebP
+HEATMAP_SIZE = (64, 32)  # the browser enlarges it to the photo
+SHADES = 64  # of a heatmap; with so few it takes about 1 kB
+TOP_K = 3
+BATCH_SIZE = 8  # heatmaps at once
+
+
+class Coin(NamedTuple):
+    """A coin to show."""
+
+    path: Path  # of the photo that the model has graded
+    probabilities: np.ndarray  # (classes,), 0 to 1
+    true: str = ""  # its grade, if that is known
+    kinds: tuple[str, ...] = ()  # by which the page filters
+    notes: tuple[str, ...] = ()  # lines of text
+    source: Path | None = None  # the full photo, if `path` is a prepared copy
+
+
+def draw_coins(
+    coins: list[Coin],
+    classes: list[str],
+    model: nn.Module,
+    device: torch.device,
+    store: Callable[[bytes, int], str],
+) -> Iterator[dict]:
+    """Yield what templates/coins.html needs of each coin. Photos that can no longer be read are left out.
+
+    Args:
+        coins: in the order of the page.
+        classes: the names of the grades.
+        model: for the heatmaps, which show what spoke for the likeliest grade.
+        device: where the model is.
+        store: takes a picture, a WebP file, and its number; returns its address on the page.
+    """
+    read = partial(read_pictures, size=(model.image_width, model.image_height))
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        pictures = zip(coins, prefetch(pool, read, coins, ahead=2 * BATCH_SIZE), strict=True)
+        readable = ((coin, *pair) for coin, pair in pictures if pair)
+        for number, (coin, picture, heatmap) in enumerate(with_heatmaps(readable, model, device), start=1):
+            likeliest = coin.probabilities.argsort()[::-1][:TOP_K]
+            top = [(classes[label], float(coin.probabilities[label])) for label in likeliest]
+            full = coin.source or coin.path
+            yield {
+                "picture": store(picture, number),
+                "heatmap": data_uri(heatmap, "png"),
+                "link": full.resolve().as_uri(),
+                "path": printable(full),
+                "true": coin.true,
+                "title": describe(coin.true, *top[0]),
+                "top": top,
+                "kinds": coin.kinds,
+                "notes": coin.notes,
+            }
+
+
+def describe(true: str, predicted: str, confidence: float) -> str:
+    """Return the true grade of a coin ("" if it is not known), the predicted one and the confidence as text."""
+    if not true:
+        return f"{predicted}, confidence {confidence:.0%}"
+    how = "is rightly" if true == predicted else "is taken for"
+    return f"{true} {how} {predicted}, confidence {confidence:.0%}"
+
+
+def read_pictures(coin: Coin, size: tuple[int, int]) -> tuple[bytes, torch.Tensor] | None:
+    """Return the picture of a coin as a WebP file, and the photo as the model takes it; None if it cannot be read."""
+    try:
+        picture = open_photo(coin.path, *PICTURE_SIZE)[0]
+        photo = to_tensor(open_photo(coin.path, *size)[0])
+    except PhotoError:
+        return None
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=PICTURE_QUALITY)
+    return file.getvalue(), photo
+
+
+def with_heatmaps(
+    pictures: Iterator[tuple[Coin, bytes, torch.Tensor]], model: nn.Module, device: torch.device
+) -> Iterator[tuple[Coin, bytes, bytes]]:
+    """Replace the photo in each tuple by its heatmap, a PNG file."""
+    while batch := list(islice(pictures, BATCH_SIZE)):
+        photos = normalise(torch.stack([photo for *_, photo in batch]).to(device))
+        targets = torch.tensor([int(coin.probabilities.argmax()) for coin, *_ in batch], device=device)
+        maps = heatmaps(model, photos, targets).cpu().numpy()
+        for (coin, picture, _), heatmap in zip(batch, maps, strict=True):
+            yield coin, picture, draw_heatmap(heatmap)
+
+
+def draw_heatmap(heatmap: np.ndarray) -> bytes:
+    """Return a heatmap, (H, W), 0 to 1, as a small PNG file to lay over its photo: transparent where it is 0."""
+    small = np.asarray(Image.fromarray(heatmap.astype(np.float32)).resize(HEATMAP_SIZE, Image.Resampling.BILINEAR))
+    layer = Image.fromarray(np.round(small * (SHADES - 1)).clip(0, SHADES - 1).astype(np.uint8), "P")
+    colours = shades(SHADES)
+    layer.putpalette(colours[:, :3].tobytes())
+    file = io.BytesIO()
+    layer.save(file, "PNG", transparency=colours[:, 3].tobytes())
+    return file.getvalue()
+
+
+def shades(count: int) -> np.ndarray:
+    """Return the colours of a heatmap from 0 to 1, as `coinkit.figures.overlay` has them: RGBA, (count, 4), uint8."""
+    from matplotlib import colormaps  # slow to import
+
+    values = np.linspace(0, 1, count)
+    colours = colormaps["turbo"](values)
+    colours[:, 3] = OPACITY * values
+    return np.round(255 * colours).astype(np.uint8)
+
+
+def data_uri(file: bytes, kind: str) -> str:
+    """Return a picture file as a data: URI, which embeds it in a page."""
+    return f"data:image/{kind};base64,{base64.b64encode(file).decode()}"
+
+
+def write_page(template: str, target: Path, **values: object) -> None:
+    """Fill in a template and write the page."""
+    from jinja2 import Environment, FileSystemLoader  # slow to import
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES, encoding="utf-8"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    stops = ", ".join(f"rgb({red} {green} {blue} / {alpha / 255:.2f})" for red, green, blue, alpha in shades(9))
+    page = environment.get_template(template).render(
+        values, picture_size=PICTURE_SIZE, legend=f"linear-gradient(to right, {stops})"
+    )
+    target.write_text(page, "utf-8", "backslashreplace")  # file names may be invalid Unicode
+
+
+def write_grades(
+    graded: list[tuple[Path, np.ndarray, str]],
+    classes: list[str],
+    model: nn.Module,
+    device: torch.device,
+    checkpoints: list[Path],
+    target: Path,
+) -> None:
+    """Write a page of graded coins without labels, the least sure first. It needs no other file, so it can be mailed.
+
+    Args:
+        graded: for each photo its path, the probabilities of its grades, (classes,), and a note, which may be "".
+        classes: the names of the grades.
+        model: for the heatmaps.
+        device: where the model is.
+        checkpoints: that have graded the photos.
+        target: the HTML file.
+    """
+    coins = [Coin(path, shares, notes=(f"Note: {note}",) if note else ()) for path, shares, note in graded]
+    shown = sorted(coins, key=lambda coin: coin.probabilities.max())[:MAX_COINS]
+    text = "The least sure come first: check these by eye."
+    if len(shown) < len(coins):
+        text = f"These are the {len(shown)} of which the model is least sure. They come first: check these by eye."
+    with atomic_write(target) as part:
+        write_page(
+            "grades.html",
+            part,
+            title=f"The grades of {len(coins)} coin{'s' if len(coins) != 1 else ''}",
+            coins_text=text,
+            about={"checkpoint": ", ".join(map(str, checkpoints))},
+            coins=list(draw_coins(shown, classes, model, device, lambda picture, _: data_uri(picture, "webp"))),
+            classes=classes,
+            kinds={},
+            orders={"confidence": "least sure first", "predicted": "grade"},
+        )

@@ -1,0 +1,104 @@
+"""What a score means, in plain sentences: is it good, and what next?"""
+
+import numpy as np
+
+from coinkit.metrics import estimate_share
+from coinkit.report import Evaluation
+
+MANY_PHOTOS_FOR_ONE_GRADE = 10  # from this many photos on, naming few of the grades is no accident
+FEW_GRADES = 0.5  # a model that names at most this share of the grades names only a few
+OVERFITTING = 0.2  # training accuracy this much above validation accuracy
+MIN_EPOCHS = 8  # fewer do not show whether a training was still getting better
+STILL_FALLING = 0.95  # lowest validation loss of the last quarter of the epochs, as a share of the lowest before
+GOOD_ENOUGH = 0.95  # accuracy above which training longer is not worth it
+
+
+def summarise_in_words(evaluation: Evaluation, history: list[list[float]], num_epochs: int | None) -> list[str]:
+    """Return two or three sentences on how good a model is, and what to do next.
+
+    Args:
+        evaluation: how it graded labelled photos.
+        history: of its training, as `Progress` has it; empty if it is not known.
+        num_epochs: that the training was to have; None if it is not known.
+    """
+    sentences = [
+        describe_learned(evaluation),
+        describe_accuracy(evaluation),
+        describe_confusion(evaluation),
+        describe_training(evaluation, history, num_epochs),
+    ]
+    return [sentence for sentence in sentences if sentence]
+
+
+def describe_learned(evaluation: Evaluation) -> str:
+    """Say how many of the photos the model was trained on."""
+    learned, correct = evaluation.learned, evaluation.predictions.correct
+    if not learned.any():
+        return ""
+    count, others = len(learned), int((~learned).sum())
+    if not others:
+        return f"All {count} photos were in its training: these figures say nothing about new coins."
+    right = int(correct[~learned].sum())
+    return (
+        f"{learned.sum()} of these {count} photos were in its training, so the figures are too good. "
+        f"Of the other {others}, {right} get their grade: {right / others:.0%}."
+    )
+
+
+def describe_accuracy(evaluation: Evaluation) -> str:
+    """Say how many photos were given their grade, and how many a guess would get right."""
+    labels, correct = evaluation.predictions.labels, evaluation.predictions.correct
+    count = len(labels)
+    counts = np.bincount(labels, minlength=len(evaluation.classes))
+    commonest, baseline = evaluation.classes[counts.argmax()], counts.max() / count
+    share = estimate_share(int(correct.sum()), count)
+    said = f"{correct.sum()} of {count} photos get their grade: {share.value:.0%}"
+    said += f" (95 % interval: {share.low:.0%} to {share.high:.0%})."
+    guess = f"Naming the commonest grade, {commonest}, every time would get {baseline:.0%}"
+    if baseline == 1:
+        return f"{said} All of these photos are {commonest}: add photos of other grades to learn more."
+    if share.low > baseline:
+        return f"{said} {guess}."
+    if share.high < baseline:
+        return f"{said} {guess}: it is worse than that guess."
+    return f"{said} {guess}: it may be no better than that guess."
+
+
+def describe_confusion(evaluation: Evaluation) -> str:
+    """Say whether only a few grades are named; or else which grade is most often taken for which."""
+    confusion, classes = evaluation.confusion, evaluation.classes
+    there, named = np.flatnonzero(confusion.sum(axis=1)), np.flatnonzero(confusion.sum(axis=0))
+    few = len(named) <= FEW_GRADES * len(there) and len(evaluation.paths) >= MANY_PHOTOS_FOR_ONE_GRADE
+    if few and len(there) > 1:
+        names = " and ".join(classes[index] for index in named) if len(named) < 3 else f"{len(named)} of them"
+        return (
+            f"It has not learned to tell these {len(there)} grades apart: it names only {names}. "
+            "Train longer (--num-epochs), add photos, or join grades."
+        )
+    mistakes = confusion - np.diag(confusion.diagonal())
+    if mistakes.max(initial=0) < 2:
+        return ""
+    true, predicted = np.unravel_index(mistakes.argmax(), mistakes.shape)
+    return (
+        f"{classes[true]} is taken for {classes[predicted]} in {mistakes[true, predicted]} of {confusion[true].sum()}: "
+        "more photos of both help most."
+    )
+
+
+def describe_training(evaluation: Evaluation, history: list[list[float]], num_epochs: int | None) -> str:
+    """Say whether the training learned its photos by heart, or was still getting better when it ended."""
+    if not history:
+        return ""
+    train, val, _ = history[-1]
+    accuracy = evaluation.score["accuracy"]
+    if train - val >= OVERFITTING and train > accuracy.high:
+        return (
+            f"It has learned its training photos by heart ({train:.0%} right, {val:.0%} in validation): "
+            "more photos help most, then --augment 1.5 and --dropout 0.7."
+        )
+    if len(history) < MIN_EPOCHS or len(history) != num_epochs or accuracy.value > GOOD_ENOUGH:
+        return ""
+    losses, quarter = [loss for *_, loss in history], len(history) // 4
+    if min(losses[-quarter:]) < STILL_FALLING * min(losses[:-quarter]):
+        return f"It was still getting better at the end: train longer (--num-epochs {2 * num_epochs})."
+    return ""

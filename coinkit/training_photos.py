@@ -1,0 +1,75 @@
+"""Know the photos that a network was trained on: by their content, wherever they lie and whatever their name.
+
+A checkpoint holds the start of the SHA-256 of each training photo's file, and of the source file that it was prepared
+from, as manifest.csv has it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coinkit.cli import UserError, usable_cores
+from coinkit.manifest import Photo, read_manifest
+
+
+def training_digests(paths: Sequence[Path], dataset: Path) -> Tensor:
+    """Return the digests of training photos and of their sources, sorted, each once: (N,), int64.
+
+    Args:
+        paths: of the training photos; those that cannot be read are left out.
+        dataset: the folder with manifest.csv; without it, the sources are not known.
+    """
+    sources = [int64(photo.digest) for photo in manifest_rows(dataset) if photo.split == "train" and photo.output]
+    files = [digest for digest in file_digests(paths) if digest is not None]
+    return torch.tensor(sources + files, dtype=torch.long).unique()
+
+
+def merge_digests(digests: Tensor, checkpoint: dict) -> Tensor:
+    """Return digests with those that a checkpoint has, if it has any."""
+    return torch.cat([digests, checkpoint.get("training_photos", digests)]).unique()
+
+
+def find_known(paths: Sequence[Path], digests: Tensor) -> np.ndarray:
+    """Return which photos have one of these digests, (N,), bool."""
+    known = set(digests.tolist())
+    return np.array([digest in known for digest in file_digests(paths)], dtype=bool)
+
+
+def find_sources(paths: Sequence[Path]) -> dict[Path, Path]:
+    """Return the source of each photo of a dataset, <dataset>/<split>/<grade>/<name>, if it is still there."""
+    datasets = {path.parents[2] for path in paths if len(path.parents) > 2}
+    rows = ((folder / photo.output, Path(photo.source)) for folder in datasets for photo in manifest_rows(folder))
+    return {prepared: source for prepared, source in rows if source.is_file()}
+
+
+def manifest_rows(dataset: Path) -> list[Photo]:
+    """Return the rows of manifest.csv; none if it is damaged, since it is only asked for more than is needed."""
+    try:
+        return read_manifest(dataset)
+    except (UserError, OSError):
+        return []
+
+
+def file_digests(paths: Sequence[Path]) -> list[int | None]:
+    """Return the digest of each file; None for one that cannot be read."""
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        return list(pool.map(file_digest, paths))
+
+
+def file_digest(path: Path) -> int | None:
+    """Return the start of the SHA-256 of a file as a number, or None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return int64(hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError:
+        return None
+
+
+def int64(digest: str) -> int:
+    """Return the first 8 bytes of a digest, given in hexadecimal digits, as a signed number."""
+    return int.from_bytes(bytes.fromhex(digest[:16]), "big", signed=True)
