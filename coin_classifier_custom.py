@@ -618,6 +618,7 @@ def build_model(checkpoint: dict, path: Path) -> nn.Module:
             raise ValueError(f"photos of {width}x{height} pixels")
         if not all(isinstance(name, str) for name in classes) or not checkpoint["temperature"] > 0:
             raise ValueError("wrong grades or temperature")
+        checkpoint["unsure_below"] = float(checkpoint.get("unsure_below", 0.0))  # older checkpoints lack it
         checkpoints.assign_weights(checkpoint["model_state_dict"], model, path.stat().st_size)
     return model.float()  # export.py can write weights in fp16
 
@@ -635,7 +636,7 @@ def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network
         if checkpoint["classes"] != classes:
             raise UserError(f"{path} has other grades than {paths[0]}: average checkpoints of the same grades.")
         model = build_model(checkpoint, path).to(device)
-        networks.append(Network(model, checkpoint["temperature"], checkpoint.get("unsure_below", 0.0)))
+        networks.append(Network(model, checkpoint["temperature"], checkpoint["unsure_below"]))
     return networks, classes
 
 

@@ -32,7 +32,7 @@ from coinkit.metrics import METRICS
 from coinkit.photos import DATASET, PHOTO_FOLDER, SPLITS, find_photos
 from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report
 from coinkit.summary import summarise_in_words
-from coinkit.training_photos import find_known
+from coinkit.training_photos import find_learned
 
 OUTPUT = Path("report")
 MAX_LISTED = 20  # photos on which two networks differ
@@ -47,12 +47,15 @@ def main() -> int:
     networks, classes = load_networks(args.checkpoint, device)
     photos = find_labelled_photos(folder, classes)
     evaluation = evaluate(networks, classes, photos, device)
-    evaluation.learned = find_learned(args.checkpoint, evaluation.paths)
+    checkpoints = [load_checkpoint(path) for path in args.checkpoint]
+    evaluation.learned = find_learned(evaluation.paths, checkpoints)
     if folder != args.data:
         warn_of_training_photos(args.data, folder, args.checkpoint, classes)
     comparison = compare(args.against, evaluation, device) if args.against else None
 
-    words = summarise_in_words(evaluation, *training_of(args.checkpoint))
+    # The mean of several networks has no history of its own.
+    history = history_of(args.checkpoint[0], checkpoints[0]) if len(checkpoints) == 1 else ([], None)
+    words = summarise_in_words(evaluation, *history)
     about = {"checkpoint": ", ".join(map(str, args.checkpoint)), "data": str(folder)}
     write_report(evaluation, networks[0].model, device, words, about, args.output, comparison)
     print_metrics(evaluation)  # after the report, since the reader of the output (head, less) may end
@@ -96,24 +99,12 @@ def find_folder(data: Path, split: str | None) -> Path:
     return folder
 
 
-def find_learned(checkpoints: list[Path], photos: list[Path]) -> np.ndarray:
-    """Return which photos one of the networks was trained on, (N,), bool; checkpoints may not know it."""
-    learned = np.zeros(len(photos), dtype=bool)
-    for path in checkpoints:
-        digests = load_checkpoint(path).get("training_photos")
-        if digests is not None:
-            with damage_as_user_error(path):
-                learned |= find_known(photos, digests)
-    return learned
-
-
-def training_of(checkpoints: list[Path]) -> tuple[list[list[float]], int | None]:
-    """Return the history of a network's training, and its number of epochs; of several networks, nothing."""
-    if len(checkpoints) > 1:
-        return [], None
-    with damage_as_user_error(checkpoints[0]):
-        checkpoint = load_checkpoint(checkpoints[0])
-        return checkpoint.get("progress", {}).get("history", []), checkpoint.get("config", {}).get("num_epochs")
+def history_of(path: Path, checkpoint: dict) -> tuple[list[list[float]], int | None]:
+    """Return the history of a training, as `Progress` has it, and its number of epochs; older checkpoints lack it."""
+    with damage_as_user_error(path):
+        history = checkpoint.get("progress", {}).get("history", [])
+        epochs = [[float(value) for value in (train, val, loss)] for train, val, loss in history]
+        return epochs, checkpoint.get("config", {}).get("num_epochs")
 
 
 def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comparison:
@@ -126,7 +117,9 @@ def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comp
     if classes != evaluation.classes:
         raise UserError(f"{against} has other grades: compare networks of the same grades.")
     photos = Split(evaluation.paths, torch.from_numpy(evaluation.predictions.labels))
-    return Comparison(str(against), evaluation.predictions, evaluate(networks, classes, photos, device).predictions)
+    predictions = evaluate(networks, classes, photos, device).predictions
+    learned = find_learned(evaluation.paths, [load_checkpoint(against)])
+    return Comparison(str(against), evaluation.predictions, predictions, int(learned.sum()))
 
 
 def warn_of_training_photos(dataset: Path, folder: Path, checkpoints: list[Path], classes: list[str]) -> None:
@@ -188,16 +181,15 @@ def print_metrics(evaluation: Evaluation) -> None:
 
 def print_comparison(evaluation: Evaluation, comparison: Comparison) -> None:
     """Print the difference between two networks, and the photos that they grade differently."""
-    print(f"\n{'':12}  {'this':>8}  {comparison.name:>8}   difference   95 % interval")
-    width = len(comparison.name)
+    print(f"\nCompared with {comparison.name}\n\n{'':12}  {'this':>8}   {'other':>8}   other - this   95 % interval")
     for name, first, other, difference, interval in comparison.rows():
-        print(f"{name:12}  {first:>8}  {other:>{max(8, width)}}   {difference:>10}   {interval}")
+        print(f"{name:12}  {first:>8}   {other:>8}   {difference:>12}   {interval}")
     print(f"\n{comparison.in_words()}")
     classes, first, other = evaluation.classes, comparison.first, comparison.other
     differing = np.flatnonzero(comparison.differs)
     for index in differing[:MAX_LISTED]:
         true, this, that = (classes[values[index]] for values in (first.labels, first.predicted, other.predicted))
-        print(f"{printable(evaluation.paths[index])}: {true}, here {this}, there {that}")
+        print(f"{printable(evaluation.paths[index])}: {true}, this says {this}, the other {that}")
     if len(differing) > MAX_LISTED:
         print(f"... and {len(differing) - MAX_LISTED} more: differences.csv in the report has them all")
 

@@ -42,12 +42,8 @@ MAX_DIFFERENCE = 1e-4  # of a probability, between the checkpoint and a model ex
 MAX_PHOTOS = 200  # graded for the comparison, spread over all grades
 MAX_ONNX_BYTES = 2**31  # an ONNX file is a Protocol Buffers message, which cannot be larger
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # those of requirements-export.txt
-SHARED_KEYS = {
-    *NEEDED_TO_PREDICT,
-    "format_version",
-    "best_val_acc",
-    "unsure_below",
-}  # of a checkpoint, with --weights-only
+# Of a checkpoint, with --weights-only
+SHARED_KEYS = {*NEEDED_TO_PREDICT, "format_version", "best_val_acc", "unsure_below"}
 
 
 class Grader(nn.Module):

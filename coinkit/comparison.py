@@ -17,6 +17,7 @@ class Comparison(NamedTuple):
     name: str  # of the other model
     first: Predictions
     other: Predictions  # of the same N photos, in the same order
+    learned: int = 0  # of these photos, how many the other model was trained on
 
     @property
     def differs(self) -> np.ndarray:
@@ -31,27 +32,23 @@ class Comparison(NamedTuple):
             format_row("MAE, grades", first.error, other.error, ".2f"),
         ]
 
-    def p_value(self) -> float:
-        """Return how often chance alone makes the accuracies differ so much: the exact test of McNemar 1947."""
+    def in_words(self) -> str:
+        """Return which model is better, and whether that may be chance: by the exact test of McNemar 1947."""
         from scipy.stats import binomtest
 
-        only_first = int((self.first.correct & ~self.other.correct).sum())
-        only_other = int((~self.first.correct & self.other.correct).sum())
-        return binomtest(only_first, only_first + only_other).pvalue if only_first + only_other else 1.0
-
-    def in_words(self) -> str:
-        """Return which model is better, and whether that may be chance."""
         first, other = self.first.correct, self.other.correct
         only_first, only_other = int((first & ~other).sum()), int((~first & other).sum())
+        p_value = binomtest(only_first, only_first + only_other).pvalue if only_first + only_other else 1.0
+        better = "This model is" if only_first > only_other else "The other is"
+        verdict = f"{better} better" if p_value < CHANCE else "Such a difference may be chance"
         said = (
             f"The two give different grades to {self.differs.sum()} of {len(first)} photos: "
-            f"only this model is right on {only_first}, only {self.name} on {only_other}."
+            f"only this model is right on {only_first}, only the other on {only_other}. "
+            f"{verdict} (p = {p_value:.2g}, exact McNemar test)."
         )
-        p_value = self.p_value()
-        if p_value >= CHANCE:
-            return f"{said} That may be chance (p = {p_value:.2f}, exact McNemar test)."
-        better = "This model" if only_first > only_other else self.name
-        return f"{said} {better} is better (p = {p_value:.2g}, exact McNemar test)."
+        if self.learned:
+            said += f" The other was trained on {self.learned} of these photos, which favours it."
+        return said
 
 
 def format_row(name: str, first: np.ndarray, other: np.ndarray, format: str) -> tuple[str, str, str, str, str]:

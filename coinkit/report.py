@@ -48,7 +48,7 @@ from coinkit.training_photos import find_sources
 
 FILES = {"index.html", "confusion.png", "reliability.png", "mistakes.png", "predictions.csv", "metrics.json"}
 FILES |= {"differences.csv"}
-PHOTOS, PHOTO_NAME = "photos", "coin-{:03}.webp"  # folder of the photos of the page, and their names
+PHOTOS, PHOTO_NAME = "photos", "coin-{:03}.jpg"  # folder of the photos of the page, and their names
 MISTAKES = 12  # in mistakes.png
 LEAST_SURE = 50  # coins on the page that were given their grade
 MAX_WAIT = 600  # seconds for another writer of the same report to end
@@ -135,7 +135,7 @@ def check_report(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is no folder: move it away, the report goes there.")
     for path in sorted(folder.glob("*")) + sorted(folder.glob(f"{PHOTOS}/*")):
-        in_report = path.name in FILES or path == folder / PHOTOS or path.match(f"{PHOTOS}/coin-*.webp")
+        in_report = path.name in FILES or path == folder / PHOTOS or path.match(f"{PHOTOS}/coin-*.jpg")
         if not in_report and not is_system_file(path.name):
             raise UserError(f"{path} is not part of a report and would be lost: move it away.")
 
@@ -199,7 +199,7 @@ def write_report(
             coins_text=describe_coins(evaluation, coins),
             coins=list(draw_coins(coins, evaluation.classes, model, device, store)),
             classes=evaluation.classes,
-            kinds=kinds | ({"differs": f"graded otherwise by {comparison.name}"} if comparison else {}),
+            kinds=kinds | ({"differs": "graded otherwise by the other model"} if comparison else {}),
             orders={
                 "worst": "worst first",
                 "confidence": "least sure first",
@@ -226,7 +226,7 @@ def coins_to_check(evaluation: Evaluation, comparison: Comparison | None) -> lis
         kinds, notes = ["right" if predictions.correct[index] else "mistake"], []
         if differs[index]:
             kinds.append("differs")
-            notes.append(f"{comparison.name} says {classes[comparison.other.predicted[index]]}.")
+            notes.append(f"The other model says {classes[comparison.other.predicted[index]]}.")
         if evaluation.learned[index]:
             notes.append("The model was trained on this photo.")
         coins.append(Coin(path, predictions.probabilities[index], true, tuple(kinds), tuple(notes), sources.get(path)))

@@ -24,7 +24,7 @@ from coinkit.photos import PhotoError, open_photo, prefetch
 TEMPLATES = Path(__file__).with_name("templates")
 MAX_COINS = 500  # on a page; their photos take about 20 MB
 PICTURE_SIZE = (640, 320)  # of a coin's two faces, in pixels
-PICTURE_QUALITY = 80  # of WebP
+PICTURE_QUALITY = 80  # of JPEG
 HEATMAP_SIZE = (64, 32)  # the browser enlarges it to the photo
 SHADES = 64  # of a heatmap; with so few it takes about 1 kB
 TOP_K = 3
@@ -56,7 +56,7 @@ def draw_coins(
         classes: the names of the grades.
         model: for the heatmaps, which show what spoke for the likeliest grade.
         device: where the model is.
-        store: takes a picture, a WebP file, and its number; returns its address on the page.
+        store: takes a picture, a JPEG file, and its number; returns its address on the page.
     """
     read = partial(read_pictures, size=(model.image_width, model.image_height))
     with ThreadPoolExecutor(usable_cores()) as pool:
@@ -88,14 +88,14 @@ def describe(true: str, predicted: str, confidence: float) -> str:
 
 
 def read_pictures(coin: Coin, size: tuple[int, int]) -> tuple[bytes, torch.Tensor] | None:
-    """Return the picture of a coin as a WebP file, and the photo as the model takes it; None if it cannot be read."""
+    """Return the picture of a coin as a JPEG file, and the photo as the model takes it; None if it cannot be read."""
     try:
         picture = open_photo(coin.path, *PICTURE_SIZE)[0]
         photo = to_tensor(open_photo(coin.path, *size)[0])
     except PhotoError:
         return None
     file = io.BytesIO()
-    picture.save(file, "WEBP", quality=PICTURE_QUALITY)
+    picture.save(file, "JPEG", quality=PICTURE_QUALITY)
     return file.getvalue(), photo
 
 
@@ -181,7 +181,7 @@ def write_grades(
             title=f"The grades of {len(coins)} coin{'s' if len(coins) != 1 else ''}",
             coins_text=text,
             about={"checkpoint": ", ".join(map(str, checkpoints))},
-            coins=list(draw_coins(shown, classes, model, device, lambda picture, _: data_uri(picture, "webp"))),
+            coins=list(draw_coins(shown, classes, model, device, lambda picture, _: data_uri(picture, "jpeg"))),
             classes=classes,
             kinds={},
             orders={"confidence": "least sure first", "predicted": "grade"},

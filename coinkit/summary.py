@@ -51,9 +51,10 @@ def describe_accuracy(evaluation: Evaluation) -> str:
     count = len(labels)
     counts = np.bincount(labels, minlength=len(evaluation.classes))
     commonest, baseline = evaluation.classes[counts.argmax()], counts.max() / count
+    near = np.mean(evaluation.predictions.error <= 1)
     share = estimate_share(int(correct.sum()), count)
     said = f"{correct.sum()} of {count} photos get their grade: {share.value:.0%}"
-    said += f" (95 % interval: {share.low:.0%} to {share.high:.0%})."
+    said += f" (95 % interval: {share.low:.0%} to {share.high:.0%}), and {near:.0%} are at most one grade off."
     guess = f"Naming the commonest grade, {commonest}, every time would get {baseline:.0%}"
     if baseline == 1:
         return f"{said} All of these photos are {commonest}: add photos of other grades to learn more."

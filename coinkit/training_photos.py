@@ -30,13 +30,20 @@ def training_digests(paths: Sequence[Path], dataset: Path) -> Tensor:
 
 
 def merge_digests(digests: Tensor, checkpoint: dict) -> Tensor:
-    """Return digests with those that a checkpoint has, if it has any."""
-    return torch.cat([digests, checkpoint.get("training_photos", digests)]).unique()
+    """Return digests with those that a checkpoint has; older ones have none."""
+    more = checkpoint.get("training_photos")
+    is_list = isinstance(more, Tensor) and more.dtype == torch.long and more.dim() == 1
+    return torch.cat([digests, more]).unique() if is_list else digests
 
 
-def find_known(paths: Sequence[Path], digests: Tensor) -> np.ndarray:
-    """Return which photos have one of these digests, (N,), bool."""
+def find_learned(paths: Sequence[Path], checkpoints: Sequence[dict]) -> np.ndarray:
+    """Return whether one of the networks of these checkpoints was trained on a photo, (N,), bool."""
+    digests = torch.empty(0, dtype=torch.long)
+    for checkpoint in checkpoints:
+        digests = merge_digests(digests, checkpoint)
     known = set(digests.tolist())
+    if not known:  # then the files need not be read
+        return np.zeros(len(paths), dtype=bool)
     return np.array([digest in known for digest in file_digests(paths)], dtype=bool)
 
 
