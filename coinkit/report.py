@@ -43,7 +43,7 @@ from coinkit.metrics import (
     summarise,
 )
 from coinkit.photos import PhotoError, open_photo
-from coinkit.review import MAX_COINS, Coin, data_uri, draw_coins, write_page
+from coinkit.review import MAX_COINS, Coin, data_uri, describe, draw_coins, write_page
 from coinkit.training_photos import find_sources
 
 FILES = {"index.html", "confusion.png", "reliability.png", "mistakes.png", "predictions.csv", "metrics.json"}
@@ -266,7 +266,7 @@ def caption(evaluation: Evaluation, index: int) -> str:
     """Return the true grade of a photo, the predicted one, and the confidence, as text."""
     classes, predictions = evaluation.classes, evaluation.predictions
     true, predicted = classes[predictions.labels[index]], classes[predictions.predicted[index]]
-    return f"{true} taken for {predicted}, confidence {predictions.confidence[index]:.0%}"
+    return describe(true, predicted, predictions.confidence[index])
 
 
 def format_estimate(estimate: Estimate, format: str) -> tuple[str, str]:

@@ -81,10 +81,8 @@ def draw_coins(
 
 def describe(true: str, predicted: str, confidence: float) -> str:
     """Return the true grade of a coin ("" if it is not known), the predicted one and the confidence as text."""
-    if not true:
-        return f"{predicted}, confidence {confidence:.0%}"
-    how = "is rightly" if true == predicted else "is taken for"
-    return f"{true} {how} {predicted}, confidence {confidence:.0%}"
+    grade = f"{true} taken for {predicted}" if true not in ("", predicted) else predicted
+    return f"{grade}{' (right)' if true == predicted else ''}, confidence {confidence:.0%}"
 
 
 def read_pictures(coin: Coin, size: tuple[int, int]) -> tuple[bytes, torch.Tensor] | None:

@@ -1,20 +1,29 @@
 import csv
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import assert_fails, run_script
+from conftest import ROOT, add_photo, assert_fails, make_dataset, run_script, train
 from PIL import Image
 
-from coin_classifier_custom import BEST
+from coin_classifier_custom import BEST, load_networks
+from coinkit import report
 from coinkit.cli import UserError
-from coinkit.files import atomic_folder
-from coinkit.metrics import METRICS
-from coinkit.report import FILES, Evaluation, check_report
+from coinkit.comparison import Comparison, estimate_difference
+from coinkit.dataset import find_split
+from coinkit.files import atomic_folder, exclusive_lock
+from coinkit.metrics import METRICS, Predictions
+from coinkit.report import FILES, Evaluation, check_report, coins_to_check, describe_coins
+from coinkit.summary import describe_training, summarise_in_words
+from coinkit.training_photos import file_digest
 from evaluate import find_folder, find_labelled_photos
 
 CLASSES = ["g06", "vf30", "ms65"]
@@ -45,7 +54,7 @@ def test_the_report_on_the_test_split(trained, tmp_path):
     result = evaluate(trained, "--output", tmp_path / "report")
     assert result.returncode == 0, result.stderr
     report, metrics = tmp_path / "report", read_metrics(tmp_path / "report")
-    assert {path.name for path in report.iterdir()} >= FILES - {"mistakes.png"}
+    assert {path.name for path in report.iterdir()} >= FILES - {"mistakes.png", "differences.csv"}
 
     rows = list(csv.DictReader((report / "predictions.csv").open(encoding="utf-8-sig", newline="")))
     assert len(rows) == metrics["photos"] == 9
@@ -74,7 +83,7 @@ def test_the_report_on_the_test_split(trained, tmp_path):
     assert all(after_training[name] == metrics[name] for name in ("checkpoint", "data", "photos", "confusion"))
 
 
-def test_the_page_needs_no_other_file_and_tells_what_is_wrong(trained, tmp_path):
+def test_the_page_needs_only_its_folder_and_tells_what_is_wrong(trained, tmp_path):
     """Photos under wrong grades are mistakes; the user's own layout, other names of grades, and unreadable photos."""
     images = tmp_path / "images"
     for grade, true in (("VF30+", "ms65"), ("g6", "g06"), ("xf45", "vf30")):
@@ -92,8 +101,11 @@ def test_the_page_needs_no_other_file_and_tells_what_is_wrong(trained, tmp_path)
     assert metrics["grades"]["ms65"]["recall"]["value"] is None  # there is no photo of it
     page = Page(tmp_path / "report" / "index.html")
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert all(image["src"].startswith("data:image/") and image["alt"] for image in images)
-    assert not {"script", "iframe", "object"} & {tag for tag, _ in page.tags}
+    beside = {f"photos/{path.name}" for path in (tmp_path / "report" / "photos").iterdir()}
+    assert beside and all(image["alt"] for image in images)
+    assert all(image["src"].startswith("data:image/") or image["src"] in beside for image in images)
+    assert not {"iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not any("src" in attributes for tag, attributes in page.tags if tag == "script")
     assert not re.search(r"https?:|@import|url\(", page.text)
     assert "a&amp;b.jpg" in page.text
     mistakes = [image["alt"] for image in images if "taken for" in image["alt"]]
@@ -123,11 +135,14 @@ def test_several_networks_are_scored_as_their_mean(trained, tmp_path):
 
 
 def test_a_warning_if_the_training_photos_have_changed(trained, tmp_path):
-    """A training photo has become a test photo, as by prepare_dataset.py --reshuffle."""
+    """A training photo has become a test photo, as by prepare_dataset.py --reshuffle; an older checkpoint."""
     data = tmp_path / "coin_dataset"
     shutil.copytree(trained / "coin_dataset", data)
     (data / "train" / "vf30" / "0.jpg").rename(data / "test" / "vf30" / "learned.jpg")
-    result = evaluate(tmp_path, "--checkpoint", trained / BEST)
+    checkpoint = torch.load(trained / BEST, weights_only=True)
+    del checkpoint["training_photos"]
+    torch.save(checkpoint, tmp_path / "older.pth")
+    result = evaluate(tmp_path, "--checkpoint", "older.pth")
     assert result.returncode == 0, result.stderr
     assert "train/vf30 (8 photos then, 7 now)" in result.stderr and "too good" in result.stderr
 
@@ -144,6 +159,12 @@ def test_a_report_takes_no_place_of_other_files(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="no folder"):
         check_report(tmp_path / "file")
+    (tmp_path / "report" / "photos").mkdir(parents=True)
+    (tmp_path / "report" / "photos" / "coin-001.jpg").write_text("of a report")
+    check_report(tmp_path / "report")
+    (tmp_path / "report" / "photos" / "12345678.jpg").write_text("mine")
+    with pytest.raises(UserError, match="12345678.jpg is not part of a report"):
+        check_report(tmp_path / "report")
 
 
 def test_where_photos_are_looked_for(trained, tmp_path, capsys):
@@ -181,3 +202,153 @@ def test_the_worst_mistake_is_the_furthest_off_then_the_most_confident():
     shares = np.array([[0.9, 0.1, 0], [0.9, 0.1, 0], [0, 0.4, 0.6], [0, 0.2, 0.8], [1, 0, 0]])
     evaluation = Evaluation(CLASSES, [], np.array([1, 2, 0, 1, 0]), shares, {})
     assert evaluation.worst() == [1, 2, 0, 3]
+
+
+def make_evaluation(shares, labels):
+    """An evaluation of photos that are nowhere."""
+    return Evaluation(CLASSES, [Path(f"{index}.jpg") for index in range(len(labels))], np.array(labels), shares, {})
+
+
+def test_a_report_shows_all_mistakes_and_the_least_sure_within_a_limit(monkeypatch):
+    monkeypatch.setattr("coinkit.report.LEAST_SURE", 2)
+    shares = np.array([[0.9, 0.1, 0], [0.5, 0.3, 0.2], [0, 0.1, 0.9], [0.6, 0.2, 0.2], [0.7, 0.2, 0.1]])
+    evaluation = make_evaluation(shares, [0, 0, 0, 1, 0])
+    coins = coins_to_check(evaluation, None)
+    assert [coin.path.stem for coin in coins] == ["2", "3", "1", "4"]
+    assert [coin.kinds for coin in coins] == [("mistake",)] * 2 + [("right",)] * 2
+    assert describe_coins(evaluation, coins).startswith("All 2 mistakes")
+
+    other = Predictions.from_probabilities(shares[[2, 1, 2, 3, 4]], np.array([0, 0, 0, 1, 0]), CLASSES)
+    coins = coins_to_check(evaluation, Comparison("b.pth", evaluation.predictions, other))
+    assert [coin.path.stem for coin in coins] == ["2", "3", "0", "1", "4"]
+    assert coins[2].kinds == ("right", "differs") and coins[2].notes == ("The other model says ms65.",)
+
+    monkeypatch.setattr("coinkit.report.MAX_COINS", 1)
+    coins = coins_to_check(evaluation, None)
+    assert describe_coins(evaluation, coins) == "The 1 worst of 2 mistakes; predictions.csv has all photos."
+
+
+def test_a_score_is_told_in_words():
+    """Against guessing, with its interval; what it confuses most; and whether it names only a few grades."""
+    labels = np.repeat([0, 1, 2], 20)
+    good = summarise_in_words(make_evaluation(np.eye(3)[labels], labels), [], None)
+    assert len(good) == 1
+    assert good[0].startswith("60 of 60 photos get their grade: 100% (95 % interval: 94% to 100%)")
+    assert good[0].endswith("Naming the commonest grade, g06, every time would get 33%.")
+
+    predicted = labels.copy()
+    predicted[20:29] = 2
+    said = summarise_in_words(make_evaluation(np.eye(3)[predicted], labels), [], None)
+    assert said[1] == "vf30 is taken for ms65 in 9 of 20: more photos of both help most."
+
+    said = summarise_in_words(make_evaluation(np.eye(3)[np.full(60, 1)], labels), [], None)
+    assert said[0].endswith("it may be no better than that guess.")
+    assert said[1].startswith("It has not learned to tell these 3 grades apart: it names only vf30.")
+    said = summarise_in_words(make_evaluation(np.eye(3)[(labels + 1) % 3], labels), [], None)
+    assert said[0].endswith("it is worse than that guess.")
+    said = summarise_in_words(make_evaluation(np.eye(3)[np.zeros(5, dtype=int)], [0] * 5), [], None)
+    assert said[0].endswith("All of these photos are g06: add photos of other grades to learn more.")
+
+
+def test_a_training_is_told_in_words():
+    labels = np.repeat([0, 1, 2], 20)
+    predicted = np.where(np.arange(60) % 2, labels, 0)
+    evaluation = make_evaluation(np.eye(3)[predicted], labels)
+
+    def said(train, val, losses, num_epochs):
+        return describe_training(evaluation, [[train, val, loss] for loss in losses], num_epochs)
+
+    falling, flat = np.linspace(2, 1, 12), np.full(12, 1.0)
+    assert "--num-epochs 24" in said(0.6, 0.6, falling, 12)
+    assert said(0.6, 0.6, flat, 12) == said(0.6, 0.6, falling, 50) == said(0.6, 0.6, [], None) == ""
+    assert "by heart (99% right, 60% in validation)" in said(0.99, 0.6, falling, 12)
+
+
+def test_photos_of_the_training_are_known_wherever_they_lie(tmp_path):
+    """By content: a prepared photo under another name, and the source photos in the user's own folder."""
+    for grade, first in (("vf30", 0), ("ms65", 100)):
+        for seed in range(first, first + 12):
+            add_photo(tmp_path / "images", grade, f"{10000000 + seed}.jpg", seed)
+    assert run_script("prepare_dataset.py", cwd=tmp_path).returncode == 0
+    assert train(tmp_path, "--num-epochs", 1).returncode == 0
+    learned = [*(tmp_path / "coin_dataset" / "train").glob("*/*.jpg")]
+    for data, split in (("images", None), ("coin_dataset", "train"), ("coin_dataset", "val"), ("renamed", None)):
+        if data == "renamed":
+            (tmp_path / data / "vf30").mkdir(parents=True)
+            shutil.copy(
+                next((tmp_path / "coin_dataset" / "train" / "vf30").iterdir()), tmp_path / data / "vf30" / "a.jpg"
+            )
+            shutil.copy(
+                next((tmp_path / "coin_dataset" / "test" / "vf30").iterdir()), tmp_path / data / "vf30" / "b.jpg"
+            )
+        result = evaluate(tmp_path, "--data", data, *(["--split", split] if split else []))
+        assert result.returncode == 0, result.stderr
+        told = {
+            "images": f"{len(learned)} of these 24 photos were in its training",
+            "train": f"All {len(learned)} photos were in its training",
+            "renamed": "1 of these 2 photos were in its training",
+        }.get(split or data)
+        page = (tmp_path / "report" / "index.html").read_text("utf-8")
+        assert (told in result.stdout and told in page) if told else "in its training" not in result.stdout
+    assert "was trained on this photo" in page
+
+    # A network that goes on from another one has learned its photos, too.
+    other = make_dataset(tmp_path / "other", grades=("vf30", "ms65"), train=2, val=1)
+    result = train(tmp_path, "--num-epochs", 1, "--data", other, "--init-from", BEST, "--output", "next")
+    assert result.returncode == 0, result.stderr
+    digests = torch.load(tmp_path / "next" / BEST, weights_only=True)["training_photos"].tolist()
+    assert {file_digest(path) for path in [*learned, *(other / "train").glob("*/*.jpg")]} <= {*digests}
+
+
+def test_two_networks_are_compared_on_the_same_photos(trained, tmp_path):
+    checkpoint = torch.load(trained / BEST, weights_only=True)
+    weights = checkpoint["model_state_dict"]
+    swapped = weights | {f"fc3.{name}": weights[f"fc3.{name}"][[1, 0, 2]] for name in ("weight", "bias")}
+    torch.save(checkpoint | {"model_state_dict": swapped}, tmp_path / "swapped.pth")
+    result = evaluate(trained, "--against", tmp_path / "swapped.pth", "--output", tmp_path / "report")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^accuracy +100\.0% +33\.3% +-66\.7% +-100\.0% to -33\.3%$", result.stdout, re.MULTILINE)
+    words = (
+        "different grades to 6 of 9 photos: only this model is right on 6, only the other on 0. This model is better"
+    )
+    assert words in result.stdout and words in (tmp_path / "report" / "index.html").read_text("utf-8")
+    rows = list(csv.DictReader((tmp_path / "report" / "differences.csv").open(encoding="utf-8", newline="")))
+    assert len(rows) == 6 and all({row["predicted"], row["other predicted"]} == {"g06", "vf30"} for row in rows)
+    assert all(f"{row['photo']}: {row['true']}, this says" in result.stdout for row in rows)
+
+    torch.save(checkpoint | {"classes": ["g04", "vf30", "ms65"]}, tmp_path / "other.pth")
+    assert_fails(evaluate(trained, "--against", tmp_path / "other.pth"), "other.pth", "other grades")
+
+
+def test_a_difference_has_a_paired_interval():
+    right = np.arange(100) % 3 > 0
+    value, low, high = estimate_difference(right, right | (np.arange(100) < 6))
+    assert value == pytest.approx(0.02) and 0 <= low < value < high < 0.06
+    assert np.isnan(estimate_difference(right, right).low)
+
+
+def test_two_writers_of_a_report_take_turns(trained, tmp_path, monkeypatch):
+    device = torch.device("cpu")
+    networks, classes = load_networks([trained / BEST], device)
+    evaluation = report.evaluate(networks, classes, find_split(trained / "coin_dataset" / "test", classes), device)
+    monkeypatch.setattr("coinkit.report.MAX_WAIT", 0)
+    with exclusive_lock(tmp_path / ".report.lock", "a report"), pytest.raises(UserError, match="another run is writ"):
+        report.write_report(evaluation, networks[0].model, device, [], {}, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+    arguments = [sys.executable, ROOT / "evaluate.py", "--device", "cpu", "--output", tmp_path / "report"]
+    options = {"cwd": trained, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    for writer in [subprocess.Popen(arguments, **options) for _ in range(2)]:
+        _, errors = writer.communicate()
+        assert writer.returncode == 0, errors
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert read_metrics(tmp_path / "report")["photos"] == 9
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no pipe is closed so here")
+def test_a_reader_that_closes_the_pipe_does_not_lose_the_report(trained, tmp_path):
+    arguments = [sys.executable, ROOT / "evaluate.py", "--device", "cpu", "--output", tmp_path / "report"]
+    with subprocess.Popen(arguments, cwd=trained, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        errors = process.stderr.read().decode()
+    assert "Traceback" not in errors and read_metrics(tmp_path / "report")["photos"] == 9, errors

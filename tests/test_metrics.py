@@ -2,7 +2,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
+from coinkit.calibration import unsure_threshold
 from coinkit.metrics import (
     METRICS,
     Metric,
@@ -129,3 +131,16 @@ def test_a_temperature_can_be_taken_out_of_probabilities():
     )
     assert uncalibrated(calibrated, 0.4).probabilities == pytest.approx(raw.probabilities)
     assert uncalibrated(calibrated, 0.4).confidence == pytest.approx(raw.confidence)
+
+
+def test_a_model_is_unsure_where_it_is_mostly_wrong():
+    confidence = torch.linspace(0, 1, 101)
+    correct = confidence > 0.4
+    assert unsure_threshold(confidence, correct) == pytest.approx(0.41)
+    shuffled = torch.randperm(101, generator=torch.Generator().manual_seed(0))
+    assert unsure_threshold(confidence[shuffled], correct[shuffled]) == pytest.approx(0.41)
+    mixed = correct | (torch.arange(101) % 3 == 0)  # below it, a third are right all the same
+    assert unsure_threshold(confidence, mixed) == pytest.approx(0.41, abs=0.03)
+    assert unsure_threshold(confidence, torch.ones(101, dtype=torch.bool)) == 0
+    assert unsure_threshold(confidence, torch.zeros(101, dtype=torch.bool)) == 1
+    assert unsure_threshold(confidence[:9], torch.zeros(9, dtype=torch.bool)) == 0  # too few to say so

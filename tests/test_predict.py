@@ -1,7 +1,10 @@
+import base64
 import csv
+import io
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +21,7 @@ from coin_classifier_custom import CoinClassifier
 from coinkit.augment import affine_faces
 from coinkit.checkpoints import FORMAT_VERSION
 from coinkit.cli import UserError
+from coinkit.review import write_grades
 
 BEST = "coin_classifier_custom_best.pth"
 
@@ -177,6 +181,57 @@ def test_many_photos_get_a_line_and_a_row_each_with_what_is_odd_about_them(train
         assert confidence == f"{float(row['confidence']):.2%}"
 
 
+def test_a_page_shows_the_least_sure_first_and_needs_no_other_file(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained / "coin_dataset/test", tmp_path / "photos")
+    shutil.copy(tmp_path / "photos/g06/0.jpg", tmp_path / "photos" / ("<b>.jpg" if os.name == "posix" else "b.jpg"))
+    draw_photo(1, (120, 120)).save(tmp_path / "photos" / "square.png")
+    (tmp_path / "photos" / "text.jpg").write_text("no photo")
+    page = tmp_path / "pages" / "grades.html"
+    result = predict(trained, tmp_path / "photos", "--html", page, "--csv", tmp_path / "grades.csv")
+    assert result.returncode == 1 and "text.jpg: not a" in result.stderr
+    with (tmp_path / "grades.csv").open(newline="", encoding="utf-8") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: float(row["confidence"]))
+    text = page.read_text("utf-8")
+    assert [path.name for path in page.parent.iterdir()] == ["grades.html"]
+    shown = re.findall(r'data-predicted="(\w+)" data-confidence="([\d.]+)"', text)
+    assert [(grade, float(confidence)) for grade, confidence in shown] == [
+        (row["grade"], pytest.approx(float(row["confidence"]), abs=1e-6)) for row in rows
+    ]
+    pictures = re.findall(r'<img [^>]*src="([^"]+)"', text)
+    assert len(pictures) == 2 * len(rows) and all(picture.startswith("data:image/") for picture in pictures)
+    assert "Note: not 2:1" in text and "text.jpg" not in text and "<b>" not in text
+    with Image.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2]))) as picture:
+        assert picture.width >= 512 and picture.height >= 256
+    with Image.open(io.BytesIO(base64.b64decode(pictures[1].partition(",")[2]))) as heatmap:
+        opacity = np.asarray(heatmap.convert("RGBA"))[..., 3]
+        assert opacity.min() < opacity.max() <= 0.6 * 255
+
+    monkeypatch.setattr("coinkit.review.MAX_COINS", 2)
+    networks, classes = command.load_networks([trained / BEST], torch.device("cpu"))
+    shares = np.array([[0.9, 0.1, 0], [0.6, 0.2, 0.2], [0.8, 0.1, 0.1]])
+    photos = [(tmp_path / f"photos/g06/{index}.jpg", shares[index], "") for index in range(3)]
+    write_grades(photos, classes, networks[0].model, torch.device("cpu"), [trained / BEST], page)
+    assert "of which the model is least sure" in page.read_text("utf-8")
+    assert re.findall(r'data-confidence="([\d.]+)"', page.read_text("utf-8")) == ["0.6", "0.8"]
+
+
+def test_unsure_is_said_where_validation_says_so(trained, tmp_path):
+    photo = trained / "coin_dataset/test/g06/0.jpg"
+    checkpoint = torch.load(trained / BEST, weights_only=True)
+    torch.save(checkpoint | {"unsure_below": 1.0}, tmp_path / "unsure.pth")
+    torch.save({key: value for key, value in checkpoint.items() if key != "unsure_below"}, tmp_path / "older.pth")
+    torch.save(checkpoint | {"unsure_below": "wrong"}, tmp_path / "wrong.pth")
+    for name, options, note in (
+        ("unsure.pth", [], "unsure"),
+        ("unsure.pth", ["--min-confidence", 0], ""),
+        ("older.pth", [], ""),
+        ("older.pth", ["--min-confidence", 1], "unsure"),
+    ):
+        result = predict(trained, photo, "--json", "--checkpoint", tmp_path / name, *options)
+        assert parse_json(result)[0]["note"] == note, result.stderr
+    assert_fails(predict(trained, photo, "--checkpoint", tmp_path / "wrong.pth"), "wrong.pth")
+
+
 def test_a_terminal_shows_a_bar_that_the_output_is_free_of(trained):
     termios = pytest.importorskip("termios", reason="there are no pseudo-terminals here")
     ours, theirs = os.openpty()
@@ -271,6 +326,7 @@ def test_a_heatmap_never_replaces_a_photo(tmp_path):
     ("options", "message"),
     [
         (["--csv", "photo.jpg"], "ends in .csv"),
+        (["--html", "photo.jpg"], "ends in .html"),
         (["--heatmap", "photo.jpg"], "ends in .png"),
         (["--heatmap", "why.png", "--checkpoint", "a.pth", "b.pth"], "one network"),
         (["--min-confidence", "70"], "between 0 and 1"),
