@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from coinkit.metrics import estimate_share
 from coinkit.report import Evaluation
 
 MANY_PHOTOS_FOR_ONE_GRADE = 10  # from this many photos on, naming few of the grades is no accident
@@ -14,7 +13,7 @@ GOOD_ENOUGH = 0.95  # accuracy above which training longer is not worth it
 
 
 def summarise_in_words(evaluation: Evaluation, history: list[list[float]], num_epochs: int | None) -> list[str]:
-    """Return two or three sentences on how good a model is, and what to do next.
+    """Return a few sentences on how good a model is, and what to do next.
 
     Args:
         evaluation: how it graded labelled photos.
@@ -24,6 +23,7 @@ def summarise_in_words(evaluation: Evaluation, history: list[list[float]], num_e
     sentences = [
         describe_learned(evaluation),
         describe_accuracy(evaluation),
+        describe_guess(evaluation),
         describe_confusion(evaluation),
         describe_training(evaluation, history, num_epochs),
     ]
@@ -46,23 +46,27 @@ def describe_learned(evaluation: Evaluation) -> str:
 
 
 def describe_accuracy(evaluation: Evaluation) -> str:
-    """Say how many photos were given their grade, and how many a guess would get right."""
-    labels, correct = evaluation.predictions.labels, evaluation.predictions.correct
-    count = len(labels)
-    counts = np.bincount(labels, minlength=len(evaluation.classes))
-    commonest, baseline = evaluation.classes[counts.argmax()], counts.max() / count
-    near = np.mean(evaluation.predictions.error <= 1)
-    share = estimate_share(int(correct.sum()), count)
-    said = f"{correct.sum()} of {count} photos get their grade: {share.value:.0%}"
-    said += f" (95 % interval: {share.low:.0%} to {share.high:.0%}), and {near:.0%} are at most one grade off."
-    guess = f"Naming the commonest grade, {commonest}, every time would get {baseline:.0%}"
-    if baseline == 1:
-        return f"{said} All of these photos are {commonest}: add photos of other grades to learn more."
-    if share.low > baseline:
-        return f"{said} {guess}."
-    if share.high < baseline:
-        return f"{said} {guess}: it is worse than that guess."
-    return f"{said} {guess}: it may be no better than that guess."
+    """Say how many photos were given their grade, or nearly."""
+    correct, near = evaluation.predictions.correct, np.mean(evaluation.predictions.error <= 1)
+    share = evaluation.score["accuracy"]
+    return (
+        f"{correct.sum()} of {len(correct)} photos get their grade: {share.value:.0%} "
+        f"(95 % interval: {share.low:.0%} to {share.high:.0%}), and {near:.0%} are at most one grade off."
+    )
+
+
+def describe_guess(evaluation: Evaluation) -> str:
+    """Say how many photos a guess would get right, and whether the model does better."""
+    accuracy, counts = evaluation.score["accuracy"], evaluation.confusion.sum(axis=1)
+    commonest, share = evaluation.classes[counts.argmax()], counts.max() / counts.sum()
+    if share == 1:
+        return f"All of these photos are {commonest}: add photos of other grades to learn more."
+    said = f"Naming the commonest grade, {commonest}, every time would get {share:.0%}"
+    if accuracy.low > share:
+        return f"{said}."
+    if accuracy.high < share:
+        return f"{said}: the model is worse than that guess."
+    return f"{said}: the model may be no better than that guess."
 
 
 def describe_confusion(evaluation: Evaluation) -> str:

@@ -232,22 +232,22 @@ def test_a_score_is_told_in_words():
     """Against guessing, with its interval; what it confuses most; and whether it names only a few grades."""
     labels = np.repeat([0, 1, 2], 20)
     good = summarise_in_words(make_evaluation(np.eye(3)[labels], labels), [], None)
-    assert len(good) == 1
+    assert len(good) == 2
     assert good[0].startswith("60 of 60 photos get their grade: 100% (95 % interval: 94% to 100%)")
-    assert good[0].endswith("Naming the commonest grade, g06, every time would get 33%.")
+    assert good[1].startswith("Naming the commonest grade, g06, every time would get 33%.")
 
     predicted = labels.copy()
     predicted[20:29] = 2
     said = summarise_in_words(make_evaluation(np.eye(3)[predicted], labels), [], None)
-    assert said[1] == "vf30 is taken for ms65 in 9 of 20: more photos of both help most."
+    assert said[2] == "vf30 is taken for ms65 in 9 of 20: more photos of both help most."
 
     said = summarise_in_words(make_evaluation(np.eye(3)[np.full(60, 1)], labels), [], None)
-    assert said[0].endswith("it may be no better than that guess.")
-    assert said[1].startswith("It has not learned to tell these 3 grades apart: it names only vf30.")
+    assert said[1].endswith("the model may be no better than that guess.")
+    assert said[2].startswith("It has not learned to tell these 3 grades apart: it names only vf30.")
     said = summarise_in_words(make_evaluation(np.eye(3)[(labels + 1) % 3], labels), [], None)
-    assert said[0].endswith("it is worse than that guess.")
+    assert said[1].endswith("the model is worse than that guess.")
     said = summarise_in_words(make_evaluation(np.eye(3)[np.zeros(5, dtype=int)], [0] * 5), [], None)
-    assert said[0].endswith("All of these photos are g06: add photos of other grades to learn more.")
+    assert said[1].endswith("All of these photos are g06: add photos of other grades to learn more.")
 
 
 def test_a_training_is_told_in_words():

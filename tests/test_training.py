@@ -102,6 +102,20 @@ def test_the_checkpoint_holds_what_the_guide_promises(trained):
     assert checkpoint["config"]["learning_rate"] == 0.005
 
 
+def test_the_checkpoint_holds_how_the_training_went_and_which_photos_it_had(trained):
+    checkpoint = load(trained, BEST)
+    progress = checkpoint["progress"]
+    assert len(progress["history"]) == progress["epochs"]
+    assert progress["history"][-1][1] == checkpoint["best_val_acc"]
+    assert all(0 <= value <= 1 for *accuracies, _ in progress["history"] for value in accuracies)
+    assert min(loss for *_, loss in progress["history"]) == progress["lowest_loss"]
+    assert len(checkpoint["training_photos"]) == 24
+    older = {name: value for name, value in progress.items() if name not in ("history", "unsure_below")}
+    assert Progress.load(older).history == []
+    with pytest.raises(ValueError, match="history"):
+        Progress.load(progress | {"history": "none"})
+
+
 def test_a_run_is_resumed_with_its_own_options_not_those_of_a_preset(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "copy")
     result = run_script("coin_classifier_custom.py", "--resume", "--preset", "demo", cwd=tmp_path / "copy")
@@ -329,6 +343,9 @@ def test_another_backbone_takes_one_entry(tmp_path):
     options = ["--model", "tiny", "--num-epochs", 1, "--learning-rate", 1e-9]
     result = train_with(tmp_path, TINY, *options)
     assert result.returncode == 0, result.stderr
+    words, report, model = result.stdout.split("\n\n")[-3:]
+    assert " of 3 photos get their grade: " in words and "\nNaming the commonest grade, g06, every time" in words
+    assert report.startswith("The report is in report") and model.startswith("The model is in")
     architecture = load(tmp_path, BEST)["architecture"]
     assert architecture == {"image_width": 64, "image_height": 32, "dropout": 0.1}
     (run,) = (tmp_path / "runs").glob("coin_custom_*")
