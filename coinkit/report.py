@@ -218,10 +218,11 @@ def coins_to_check(evaluation: Evaluation, comparison: Comparison | None) -> lis
     differs = comparison.differs if comparison else np.zeros(len(evaluation.paths), dtype=bool)
     least_sure = np.argsort(predictions.confidence, kind="stable").tolist()
     others = [index for index in least_sure if predictions.correct[index]]
-    shown = [index for index in others if differs[index]]
+    shown = evaluation.worst() + [index for index in others if differs[index]]
     shown += [index for index in others if not differs[index]][:LEAST_SURE]
-    coins, sources = [], find_sources(evaluation.paths)
-    for index in (evaluation.worst() + shown)[:MAX_COINS]:
+    shown = shown[:MAX_COINS]
+    coins, sources = [], find_sources([evaluation.paths[index] for index in shown])
+    for index in shown:
         path, true = evaluation.paths[index], classes[predictions.labels[index]]
         kinds, notes = ["right" if predictions.correct[index] else "mistake"], []
         if differs[index]:
@@ -238,9 +239,9 @@ def describe_coins(evaluation: Evaluation, coins: list[Coin]) -> str:
     mistakes = sum("mistake" in coin.kinds for coin in coins)
     total = int((~evaluation.predictions.correct).sum())
     if mistakes < total:
-        return f"The {mistakes} worst of {total} mistakes; predictions.csv has all photos."
+        return f"The worst {mistakes} of {total} mistakes; predictions.csv has all photos."
     said = f"All {total} mistakes, the furthest off first" if total else "There are no mistakes"
-    return f"{said}, and the {len(coins) - mistakes} of the others of which the model is least sure."
+    return f"{said}, and then the {len(coins) - mistakes} right ones of which the model is least sure."
 
 
 def mistake_pictures(
@@ -297,6 +298,7 @@ def write_metrics(evaluation: Evaluation, about: dict, path: Path) -> None:
 
     metrics = about | {
         "photos": len(evaluation.paths),
+        "photos_in_training": int(evaluation.learned.sum()),
         "unread": {str(photo): str(reason) for photo, reason in evaluation.unread.items()},
         "classes": evaluation.classes,
         "score": {name: plain(estimate) for name, estimate in evaluation.score.items()},

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from tqdm import tqdm
 
 from coinkit.cli import printable, usable_cores
 from coinkit.dataset import normalise, to_tensor
@@ -62,7 +63,9 @@ def draw_coins(
     with ThreadPoolExecutor(usable_cores()) as pool:
         pictures = zip(coins, prefetch(pool, read, coins, ahead=2 * BATCH_SIZE), strict=True)
         readable = ((coin, *pair) for coin, pair in pictures if pair)
-        for number, (coin, picture, heatmap) in enumerate(with_heatmaps(readable, model, device), start=1):
+        drawn = with_heatmaps(readable, model, device)
+        bar = tqdm(drawn, "Drawing", len(coins), unit="coin", leave=False, disable=None)
+        for number, (coin, picture, heatmap) in enumerate(bar, start=1):
             likeliest = coin.probabilities.argsort()[::-1][:TOP_K]
             top = [(classes[label], float(coin.probabilities[label])) for label in likeliest]
             full = coin.source or coin.path
@@ -81,8 +84,13 @@ def draw_coins(
 
 def describe(true: str, predicted: str, confidence: float) -> str:
     """Return the true grade of a coin ("" if it is not known), the predicted one and the confidence as text."""
-    grade = f"{true} taken for {predicted}" if true not in ("", predicted) else predicted
-    return f"{grade}{' (right)' if true == predicted else ''}, confidence {confidence:.0%}"
+    if not true:
+        grades = predicted
+    elif true == predicted:
+        grades = f"{true} (right)"
+    else:
+        grades = f"{true} taken for {predicted}"
+    return f"{grades}, confidence {confidence:.0%}"
 
 
 def read_pictures(coin: Coin, size: tuple[int, int]) -> tuple[bytes, torch.Tensor] | None:

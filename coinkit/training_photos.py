@@ -49,9 +49,9 @@ def find_learned(paths: Sequence[Path], checkpoints: Sequence[dict]) -> np.ndarr
 
 def find_sources(paths: Sequence[Path]) -> dict[Path, Path]:
     """Return the source of each photo of a dataset, <dataset>/<split>/<grade>/<name>, if it is still there."""
-    datasets = {path.parents[2] for path in paths if len(path.parents) > 2}
+    wanted, datasets = set(paths), {path.parents[2] for path in paths if len(path.parents) > 2}
     rows = ((folder / photo.output, Path(photo.source)) for folder in datasets for photo in manifest_rows(folder))
-    return {prepared: source for prepared, source in rows if source.is_file()}
+    return {prepared: source for prepared, source in rows if prepared in wanted and source.is_file()}
 
 
 def manifest_rows(dataset: Path) -> list[Photo]:

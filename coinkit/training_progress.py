@@ -45,10 +45,10 @@ class Progress:
             Exception: of any kind, if a value is missing or wrong.
         """
         progress = cls(**values)
-        for known in fields(cls):
-            value = getattr(progress, known.name)
-            if type(value) is not known.type or (known.type in (int, float) and value < 0):
-                raise ValueError(f"a progress of {known.name}: {value}")
+        for entry in fields(cls):
+            value = getattr(progress, entry.name)
+            if type(value) is not entry.type or (entry.type in (int, float) and value < 0):
+                raise ValueError(f"a progress of {entry.name}: {value}")
         return progress
 
     def begin_epoch(self) -> None:

@@ -225,7 +225,7 @@ def test_a_report_shows_all_mistakes_and_the_least_sure_within_a_limit(monkeypat
 
     monkeypatch.setattr("coinkit.report.MAX_COINS", 1)
     coins = coins_to_check(evaluation, None)
-    assert describe_coins(evaluation, coins) == "The 1 worst of 2 mistakes; predictions.csv has all photos."
+    assert describe_coins(evaluation, coins) == "The worst 1 of 2 mistakes; predictions.csv has all photos."
 
 
 def test_a_score_is_told_in_words():
