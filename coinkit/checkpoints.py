@@ -1,16 +1,17 @@
 """Checkpoint files: written completely or not at all, and safe to load even if they come from a stranger."""
 
+import argparse
 import pickletools
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from coinkit.cli import UserError, printable
+from coinkit.cli import UserError, config_to_flags, is_out_of_memory, printable
 from coinkit.files import atomic_link, atomic_write
 
 FORMAT_VERSION = 2
@@ -63,6 +64,15 @@ def load_checkpoint(path: Path, needed: dict[str, type] = NEEDED_TO_PREDICT, mma
     return checkpoint
 
 
+def describe_other_network(checkpoint: dict, args: argparse.Namespace) -> str:
+    """Return in words which options make another network than a checkpoint has; "" if none does."""
+    before = {"model": checkpoint["model"]} | checkpoint["architecture"]
+    now = {name: getattr(args, name) for name in before}
+    changed = [name for name in before if now[name] != before[name]]
+    given, needed = (" ".join(config_to_flags({name: values[name] for name in changed})) for values in (now, before))
+    return f"{needed}, not {given}" if changed else ""
+
+
 def save_tensors(content: Any, target: Path) -> None:
     """Save tensors and plain values with torch.save; `target` is replaced only when all is written.
 
@@ -91,7 +101,8 @@ def load_tensors(path: Path, mmap: bool = True) -> Any:
 
     Args:
         path: where it is.
-        mmap: map its tensors from the file, so that only what is used is read. Not if the file is to be replaced.
+        mmap: map its tensors from the file, if the disk can, so that only what is used is read. Not if the file is to
+            be replaced.
 
     Raises:
         Exception: of any kind, since anything may be wrong with the file.
@@ -106,7 +117,11 @@ def load_tensors(path: Path, mmap: bool = True) -> Any:
         for opcode, argument, _ in pickletools.genops(archive.read(pickled)):
             if opcode.name == "GLOBAL" and argument not in ALLOWED and not is_storage(argument):
                 raise ValueError(f"it calls {argument}")
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    if mmap:
+        with suppress(OSError, RuntimeError, UnicodeError):  # some disks, or names, do not let it; then it is read
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with path.open("rb") as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def is_storage(name: str) -> bool:
@@ -116,16 +131,34 @@ def is_storage(name: str) -> bool:
 
 @contextmanager
 def damage_as_user_error(path: Path | str) -> Iterator[None]:
-    """Turn any exception within it into a UserError: the checkpoint is damaged."""
+    """Turn any exception within it into a UserError: the checkpoint is damaged, unless it is the disk that fails."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        if isinstance(path, Path) and (failure := read_error(path)):
+            raise UserError(
+                f"{path} cannot be read now ({failure.strerror}). That need not mean that it is damaged: try again, or "
+                "copy it to another disk."
+            ) from None
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         raise UserError(
             f"{path} is damaged, or no checkpoint of this program ({printable(reason)}): use another, or train again."
         ) from None
+
+
+def read_error(path: Path) -> OSError | None:
+    """Return the error that the system reports when a file is read to its end, or None."""
+    try:
+        with path.open("rb") as file:
+            while file.read(2**20):
+                pass
+    except OSError as error:
+        return error
+    return None
 
 
 def assign_weights(weights: dict[str, Tensor], model: nn.Module, file_size: int) -> None:
