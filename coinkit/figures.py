@@ -1,10 +1,14 @@
 """Charts and pictures for the report and TensorBoard, as arrays (height, width, 3), uint8."""
 
+import math
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from coinkit.cli import printable
 from coinkit.metrics import calibration_bins, estimate_share
 
 if TYPE_CHECKING:
@@ -15,6 +19,10 @@ GAP = 4
 DPI = 150  # of charts
 INK = "#1f4e79"
 OPACITY = 0.6  # of a heatmap where it is 1; where it is 0, it is transparent
+MAX_SIDE = 13.5  # of a confusion chart, in inches: with DPI, 2025 pixels; with 29 classes, it has nearly this size
+MAX_COUNTED_CLASSES = 40  # with more, a cell of a confusion chart is too small for a number
+MIN_FONT_SIZE = 5  # points, of the names in a confusion chart
+MAX_NAME = 24  # letters of a grade in a chart; what is longer is cut
 
 
 def photo_grid(photos: np.ndarray, captions: list[str], columns: int = 2) -> np.ndarray:
@@ -33,7 +41,8 @@ def photo_grid(photos: np.ndarray, captions: list[str], columns: int = 2) -> np.
     cell_width, cell_height = width + GAP, height + CAPTION_HEIGHT + GAP
     grid = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")
     draw = ImageDraw.Draw(grid)
-    font = ImageFont.load_default(CAPTION_HEIGHT - 6)
+    font_file, captions = choose_font(captions)
+    font = ImageFont.truetype(font_file, CAPTION_HEIGHT - 6)
     for index, (photo, caption) in enumerate(zip(photos, captions, strict=True)):
         left, top = index % columns * cell_width, index // columns * cell_height
         draw.text((left + 2, top + 1), caption, "black", font)
@@ -61,6 +70,8 @@ def overlay(photo: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
 def confusion_chart(confusion: np.ndarray, classes: list[str]) -> np.ndarray:
     """Draw a confusion matrix: numbers of photos, shaded by their share of the true grade.
 
+    However many classes there are, the picture is at most `MAX_SIDE` wide; with very many, it has no numbers.
+
     Args:
         confusion: (classes, classes), as `coinkit.metrics.confusion_matrix` returns it.
         classes: the names of the grades, in the order of the scale.
@@ -70,16 +81,28 @@ def confusion_chart(confusion: np.ndarray, classes: list[str]) -> np.ndarray:
     """
     from matplotlib.figure import Figure  # slow to import, and predict.py mostly does not need it
 
-    side = 1.6 + 0.4 * len(classes)  # inches
+    side = min(1.6 + 0.4 * len(classes), MAX_SIDE)  # inches
+    cell = (side - 1.6) / len(classes)
+    font_size = min(10, 0.8 * 72 * cell)  # points, of which an inch has 72
+    step = math.ceil(MIN_FONT_SIZE / font_size)  # of very many classes, not all are named
+    font_size = max(font_size, MIN_FONT_SIZE)
+    font_file, names = choose_font(classes)
+    names = [name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..." for name in names]
+    label = {"font": Path(font_file), "fontsize": font_size, "parse_math": False}
+
     figure = Figure((side, side), dpi=DPI, layout="constrained")
     axes = figure.add_subplot(xlabel="predicted grade", ylabel="true grade")
     shares = confusion / confusion.sum(axis=1, keepdims=True).clip(min=1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(classes)), classes, rotation=90)
-    axes.set_yticks(range(len(classes)), classes)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(0, len(classes), step), names[::step], rotation=90, **label)
+    axes.set_yticks(range(0, len(classes), step), names[::step], **label)
+    if len(classes) > MAX_COUNTED_CLASSES:
+        figure.colorbar(image, label="share of the photos of the true grade", shrink=0.5)
+        return _render(figure)
     for row, column in np.argwhere(confusion):
         colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, str(confusion[row, column]), color=colour, ha="center", va="center")
+        number = str(confusion[row, column])
+        axes.text(column, row, number, color=colour, fontsize=font_size, ha="center", va="center")
     return _render(figure)
 
 
@@ -115,6 +138,34 @@ def reliability_diagram(confidence: np.ndarray, correct: np.ndarray) -> np.ndarr
     lower.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return _render(figure)
+
+
+def choose_font(texts: list[str]) -> tuple[str, list[str]]:
+    r"""Return the font that has most of the characters of texts, and the texts with what it lacks escaped (\u4e2d).
+
+    Others than Matplotlib's own are only looked at if it lacks a character. "Last Resort" has a box for each.
+    """
+    from matplotlib import font_manager
+
+    texts = [printable(text) for text in texts]
+    wanted = {ord(char) for char in "".join(texts)}
+    font_file = font_manager.findfont("DejaVu Sans")
+    if not wanted <= _characters(font_file):
+        fonts = sorted({font.fname for font in font_manager.fontManager.ttflist if "Resort" not in font.name})
+        font_file = max([font_file, *fonts], key=lambda name: len(wanted & _characters(name)))
+    lacking = {code: ascii(chr(code))[1:-1] for code in wanted - _characters(font_file)}
+    return font_file, [text.translate(lacking) for text in texts]
+
+
+@cache
+def _characters(font_file: str) -> frozenset[int]:
+    """Return the Unicode numbers of the characters that a font has; none if it cannot be read."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        return frozenset(FT2Font(font_file).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
 
 
 def _render(figure: "Figure") -> np.ndarray:
