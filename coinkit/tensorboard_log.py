@@ -1,6 +1,7 @@
 """What TensorBoard shows of a run: curves, settings and pictures. It takes little time and a few megabytes."""
 
 import math
+import os
 import sys
 import time
 import warnings
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from coinkit.cli import printable
+from coinkit.cli import UserError, printable
 from coinkit.figures import confusion_chart, photo_grid
 from coinkit.report import Evaluation, caption, mistake_pictures
 
@@ -27,7 +28,7 @@ WIDTH = 1024  # pixels; wider pictures are made smaller
 class TensorBoardLog:
     """Two runs for TensorBoard, "train" and "val", whose curves of the same name share a chart.
 
-    Nothing is written before there is something to log.
+    Nothing is written before there is something to log. What cannot be logged is told in a line, and left out.
 
     Args:
         folder: where the two runs go.
@@ -45,18 +46,29 @@ class TensorBoardLog:
         self.close()
 
     def open(self, first_epoch: int) -> None:
-        """Open new files. Points that earlier files have of this epoch or a later one are no longer shown."""
+        """Open new files. Points that earlier files have of this epoch or a later one are no longer shown.
+
+        Raises:
+            UserError: they cannot be written.
+        """
         from torch.utils.tensorboard import SummaryWriter  # takes a second, which predict.py saves
 
         self.close()
-        self.train, self.val = (SummaryWriter(self.folder / name, purge_step=first_epoch) for name in ("train", "val"))
+        try:
+            self.train, self.val = (
+                SummaryWriter(self.folder / name, purge_step=first_epoch) for name in ("train", "val")
+            )
+        except (OSError, UnicodeError) as error:  # a name that is not valid Unicode is too much for TensorBoard
+            raise UserError(f"cannot write to {self.folder} ({error}): give another folder by --runs.") from None
         self.next_epoch = first_epoch
 
     def close(self) -> None:
         """Finish the files, if there are any."""
-        if self.train:
-            self.train.close()
-            self.val.close()
+        for writer in (self.train, self.val):
+            if writer:
+                with left_out_if_it_fails("end of the curves"):
+                    writer.close()
+        self.train = self.val = None
 
     def start(self, config: dict, dataset: dict[str, dict], photos: np.ndarray, grades: list[str]) -> None:
         """Log what a run begins with.
@@ -82,16 +94,17 @@ class TensorBoardLog:
 
     def epoch(self, number: int, train: dict[str, float], val: dict[str, float], evaluation: Evaluation) -> None:
         """Log a point of each curve, and of the accuracy of each grade that has validation photos."""
-        if number != self.next_epoch:  # the run was resumed, or has gone back to an earlier epoch
-            self.open(number)
-        for writer, values in ((self.train, train), (self.val, val)):
-            for name, value in values.items():
-                writer.add_scalar(name, value, number)
-        for label, counts in enumerate(evaluation.confusion):
-            if counts.any():
-                tag = f"accuracy by grade/{evaluation.classes[label]}"
-                self.val.add_scalar(tag, counts[label] / counts.sum(), number)
-        self.next_epoch = number + 1
+        with left_out_if_it_fails(f"curves of epoch {number}"):
+            if number != self.next_epoch:  # the run was resumed, or has gone back to an earlier epoch
+                self.open(number)
+            for writer, values in ((self.train, train), (self.val, val)):
+                for name, value in values.items():
+                    writer.add_scalar(name, value, number)
+            for label, counts in enumerate(evaluation.confusion):
+                if counts.any():
+                    tag = f"accuracy by grade/{printable(evaluation.classes[label])}"
+                    self.val.add_scalar(tag, counts[label] / counts.sum(), number)
+            self.next_epoch = number + 1
 
     def pictures(
         self, epoch: int, num_epochs: int, evaluation: Evaluation, model: nn.Module, device: torch.device
@@ -99,7 +112,7 @@ class TensorBoardLog:
         """Log the confusion matrix and the worst mistakes: of the last epoch, and of some others if there is time."""
         due = epoch % math.ceil(num_epochs / PICTURES) == 0
         affordable = self.picture_seconds < MAX_PICTURE_SHARE * (time.perf_counter() - self.started)
-        if epoch != num_epochs and not (due and affordable):
+        if not self.val or (epoch != num_epochs and not (due and affordable)):
             return
         started = time.perf_counter()
         with left_out_if_it_fails("confusion matrix"):
@@ -115,25 +128,34 @@ class TensorBoardLog:
     def result(self, config: dict, values: dict[str, float]) -> None:
         """Log options and results side by side, so that runs can be compared by them (HParams)."""
         settings = {
-            name: value if isinstance(value, int | float | str) else str(value) for name, value in config.items()
+            name: value if isinstance(value, int | float) else printable(value) for name, value in config.items()
         }
-        self.val.add_hparams(settings, values, run_name=".")
+        with left_out_if_it_fails("comparison of runs"):
+            self.val.add_hparams(settings, values, run_name=".")
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """Return the path as seen from a folder, or the whole path if there is none, as between two drives of Windows."""
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:
+        return os.path.abspath(path)
 
 
 @contextmanager
-def left_out_if_it_fails(picture: str) -> Iterator[None]:
-    """Tell in a line that a picture cannot be drawn, and go on: a training must not end because of a picture."""
+def left_out_if_it_fails(what: str) -> Iterator[None]:
+    """Tell in a line that something cannot be drawn or logged, and go on: a training must not end because of that."""
     try:
         yield
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        tqdm.write(f"TensorBoard shows no {picture} this time: {printable(reason)}", file=sys.stderr)
+        tqdm.write(f"TensorBoard shows no {what} this time: {printable(reason)}", file=sys.stderr)
 
 
 def table(header: list[str], rows: object) -> str:
     """Return rows of values as a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(printable, line))} |" for line in lines)
 
 
 def shrunk(picture: np.ndarray) -> np.ndarray:
