@@ -25,7 +25,7 @@ from coin_classifier_custom import BEST, load_networks
 from coinkit.checkpoints import damage_as_user_error, load_checkpoint
 from coinkit.cli import ArgumentParser, UserError, printable, run
 from coinkit.comparison import Comparison
-from coinkit.dataset import Split, describe_changes, find_split, fingerprint
+from coinkit.dataset import Split, describe_changes, find_split, fingerprint, split_folder
 from coinkit.devices import find_device
 from coinkit.grades import class_name
 from coinkit.metrics import METRICS
@@ -92,8 +92,8 @@ def find_folder(data: Path, split: str | None) -> Path:
     Raises:
         UserError: it does not exist.
     """
-    is_dataset = any((data / name).is_dir() for name in SPLITS)
-    folder = data / (split or "test") if is_dataset or split else data
+    is_dataset = any(split_folder(data, name).is_dir() for name in SPLITS)
+    folder = split_folder(data, split or "test") if is_dataset or split else data
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: run python prepare_dataset.py first, or name another folder with --data.")
     return folder
@@ -127,7 +127,7 @@ def warn_of_training_photos(dataset: Path, folder: Path, checkpoints: list[Path]
 
     That is for older checkpoints, which do not know the photos themselves.
     """
-    now = {"train": fingerprint(find_split(dataset / "train", classes), classes)}
+    now = {"train": fingerprint(find_split(split_folder(dataset, "train"), classes), classes)}
     for path in checkpoints:
         checkpoint = load_checkpoint(path)
         if "dataset" in checkpoint and "training_photos" not in checkpoint:  # export.py --weights-only leaves it out
