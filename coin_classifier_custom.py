@@ -32,12 +32,14 @@ from tqdm import tqdm
 from coinkit import checkpoints, distributed, losses, optim
 from coinkit.augment import augment
 from coinkit.backbones import BACKBONES, Backbone, architecture_options, make_model
+from coinkit.calibration import estimate_temperature
 from coinkit.cli import (
     ArgumentParser,
     UserError,
     config_from_args,
     config_to_flags,
     is_out_of_memory,
+    printable,
     quoted,
     run,
     set_stop_handler,
@@ -48,21 +50,24 @@ from coinkit.dataset import (
     Split,
     derive_seed,
     describe_changes,
+    describe_enlargement,
+    describe_gaps,
     find_classes,
     find_split,
     fingerprint,
     normalise,
     read_batches,
+    split_folder,
 )
 from coinkit.devices import choose_dtype, find_device
 from coinkit.files import atomic_link, exclusive_lock, require_disk_space
-from coinkit.inference import Network
+from coinkit.inference import build_model, load_networks
 from coinkit.layers import Residual, StandardisedConv2d
 from coinkit.metrics import describe_calibration, summarise
-from coinkit.photos import DATASET, MAX_PIXELS, SPLITS
+from coinkit.photos import DATASET, SPLITS
 from coinkit.report import Evaluation, check_report, evaluate, write_report
 from coinkit.summary import summarise_in_words
-from coinkit.tensorboard_log import TensorBoardLog
+from coinkit.tensorboard_log import TensorBoardLog, relative_path
 from coinkit.training_photos import merge_digests, training_digests
 from coinkit.training_progress import Progress
 
@@ -253,14 +258,21 @@ class Trainer:
         self.optimizer = optim.make_optimizer(self.model, args.learning_rate, args.weight_decay, args.fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         max_unreadable = max(MIN_UNREADABLE, int(MAX_UNREADABLE * (len(train.paths) + len(val.paths))))
+        max_unreadable = min(max_unreadable, len(train.paths) - 1)
         self.read = PhotoReader(args.image_width, args.image_height, args.cache_gb, max_unreadable)
         self.pool = ThreadPoolExecutor(usable_cores())
         self.targets = losses.soft_labels(classes, args.label_spread).to(device)
         balanced = losses.balanced_class_weights(train.labels, len(classes))
         self.class_weights = (balanced if args.class_weights else torch.ones(len(classes))).to(device)
-        self.progress = Progress(log_dir=str(args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S-%f}"))
+        log_dir = args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S-%f}"
+        self.progress = Progress(relative_path(log_dir, args.output))
         self.stop = False  # whether this process was asked to stop
         self.has_saved, self.last_save, self.seconds_to_save = False, time.perf_counter(), 0.0
+
+    @property
+    def log_dir(self) -> Path:
+        """The folder of this run for TensorBoard."""
+        return Path(relative_path(self.args.output / self.progress.log_dir, Path()))
 
     def fit(self) -> None:
         """Train until `finished`. The best epoch is saved in `BEST`, the latest state in `LAST`.
@@ -273,7 +285,7 @@ class Trainer:
             raise UserError("the machines have different photos or checkpoints: they must share --data and --output.")
         if not self.has_saved:
             self.save()  # a full disk shows at once, and `go_back` has a checkpoint to go back to
-        with TensorBoardLog(self.progress.log_dir) as log:
+        with TensorBoardLog(self.log_dir) as log:
             if distributed.IS_MAIN and not self.progress.steps:
                 log.start(self.config, self.dataset, *self.example_photos())
                 if self.args.graph:
@@ -433,7 +445,8 @@ class Trainer:
         loss = F.cross_entropy(logits, self.targets.cpu()[labels]).item()
         val = {"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean().item()}  # nan without photos
         train, is_first = progress.train_metrics(), not progress.best_epoch
-        is_best = progress.end_epoch(logits, labels)
+        estimate = estimate_temperature(self.targets.cpu(), self.train.labels, train["accuracy"])
+        is_best = progress.end_epoch(logits, labels, estimate)
         log.epoch(progress.epochs, train, val if len(labels) else {}, evaluation)
         if self.finished():
             log.result(self.config, {"best accuracy": progress.best_val_acc, "lowest loss": progress.lowest_loss})
@@ -461,7 +474,8 @@ class Trainer:
         torch.manual_seed(self.args.seed)
         shown = torch.randperm(len(self.train.paths))[:SHOWN_PHOTOS]
         photos, indices = next(read_batches(self.train.paths, shown, SHOWN_PHOTOS, self.read, self.pool))
-        photos = (augment(photos, self.args.augment) * 255).byte().permute(0, 2, 3, 1).numpy()
+        photos = augment(photos, self.args.augment) if len(photos) else torch.empty(0, 3, 1, 1)
+        photos = (photos * 255).byte().permute(0, 2, 3, 1).numpy()
         return photos, [self.classes[label] for label in self.train.labels[indices]]
 
     # ------------------------------------------------ saving and loading
@@ -501,14 +515,12 @@ class Trainer:
         """Go on from a checkpoint that was loaded from `path`, which is `LAST`.
 
         Raises:
-            UserError: its grades, photos or architecture are not those of this run, or it is damaged.
+            UserError: its grades or photos are not those of this run, or it is damaged.
         """
         if checkpoint["classes"] != self.classes:
             raise UserError(
                 f"the run to resume has other grades than {self.args.data}; train with --init-from {path} instead."
             )
-        if (checkpoint["model"], checkpoint["architecture"]) != (self.args.model, self.architecture):
-            raise UserError("the run to resume has another architecture than these options; train without --resume.")
         with checkpoints.damage_as_user_error(path):
             changes = describe_changes(checkpoint["dataset"], self.dataset)
             if changes and not self.args.accept_changes:
@@ -520,8 +532,13 @@ class Trainer:
             optim.load_optimizer_state(self.optimizer, checkpoint["optimizer_state_dict"])
             if checkpoint["scaler_state_dict"]:  # empty unless the run was in fp16
                 self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
+            log_dir = self.progress.log_dir
             progress = self.progress = Progress.load(checkpoint["progress"])
             self.training_photos = merge_digests(self.training_photos, checkpoint)
+            if progress.steps and not self.log_dir.is_dir():
+                print(f"The curves so far are gone with {self.log_dir}. The others go to a new folder.")
+            if not self.log_dir.is_dir():
+                progress.log_dir = log_dir
         self.has_saved = True
         if distributed.IS_MAIN and 0 < progress.best_epoch == progress.epochs and not progress.seen:
             self.keep_best()  # the run may have been killed between `save` and `keep_best`
@@ -600,46 +617,6 @@ class Trainer:
         set_stop_handler(None)
 
 
-# ---------------------------------------------------------------- trained networks
-
-
-def build_model(checkpoint: dict, path: Path) -> nn.Module:
-    """Return the trained network of a checkpoint that was loaded from `path`, ready to predict.
-
-    Raises:
-        UserError: parts of it do not fit together.
-    """
-    classes = checkpoint["classes"]
-    with checkpoints.damage_as_user_error(path):
-        with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
-            model = make_model(checkpoint["model"], len(classes), checkpoint["architecture"]).eval()
-        width, height = model.image_width, model.image_height
-        if min(width, height) < 1 or width % 2 or width * height > MAX_PIXELS:
-            raise ValueError(f"photos of {width}x{height} pixels")
-        if not all(isinstance(name, str) for name in classes) or not checkpoint["temperature"] > 0:
-            raise ValueError("wrong grades or temperature")
-        checkpoint["unsure_below"] = float(checkpoint.get("unsure_below", 0.0))  # older checkpoints lack it
-        checkpoints.assign_weights(checkpoint["model_state_dict"], model, path.stat().st_size)
-    return model.float()  # export.py can write weights in fp16
-
-
-def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network], list[str]]:
-    """Return the networks of checkpoints, and the grades that they all know.
-
-    Raises:
-        UserError: a checkpoint cannot be used, or knows other grades than the first.
-    """
-    networks, classes = [], []
-    for path in paths:
-        checkpoint = checkpoints.load_checkpoint(path)
-        classes = classes or checkpoint["classes"]
-        if checkpoint["classes"] != classes:
-            raise UserError(f"{path} has other grades than {paths[0]}: average checkpoints of the same grades.")
-        model = build_model(checkpoint, path).to(device)
-        networks.append(Network(model, checkpoint["temperature"], checkpoint["unsure_below"]))
-    return networks, classes
-
-
 # ---------------------------------------------------------------- the command
 
 
@@ -659,7 +636,7 @@ def main() -> int | None:
 def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Path) -> int | None:
     """Train, from the start or from a checkpoint, and test; return the exit status: 130 if the user has stopped it."""
     classes = find_classes(args.data)
-    train, val, test = (find_split(args.data / split, classes) for split in SPLITS)
+    train, val, test = (find_split(split_folder(args.data, split), classes) for split in SPLITS)
     trainer = Trainer(args, classes, train, val, find_device(args.device))
     if checkpoint:
         trainer.load(checkpoint, args.output / LAST)
@@ -671,8 +648,12 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     print(f"Photos: {len(train.paths)} for training, {len(val.paths)} for validation, {len(test.paths)} for the test")
     if not val.paths:
-        print("Without validation photos, the last epoch is kept, and its confidence is not calibrated.")
+        print("Without validation photos, the last epoch is kept, and how sure it may be is only estimated.")
     print(f"Grades: {', '.join(classes)}")
+    for gap in describe_gaps(args.data, classes):
+        print(f"Warning: {gap}")
+    if enlargement := describe_enlargement(train.paths, args.image_width, args.image_height):
+        print(f"Warning: {enlargement}")
     print(f"Network: {parameters / 1e6:.1f} million parameters, in {trainer.dtype} on {trainer.device}")
     if trainer.device.type == "cpu" and max(args.channels) > max(PRESETS["narrow"]["channels"]):
         print("Without a GPU, this will take long: --preset narrow is many times as fast.")
@@ -680,14 +661,15 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         print(f"This run has finished its {args.num_epochs} epochs; a larger --num-epochs trains it further.")
     elif args.resume:
         print(f"Going on after step {trainer.progress.steps}, in epoch {trainer.progress.epochs + 1}")
-    print(f"Watch it: tensorboard --logdir={quoted(args.runs)}\n", flush=True)
+    print(f"Watch it: tensorboard --logdir={quoted(trainer.log_dir.parent)}\n", flush=True)
     # A checkpoint has the weights and two averages of each. BEST, LAST and the next one are there at the same time.
     copies = 2 if args.resume else 3
     try:
         with require_disk_space(copies * 3 * 4 * parameters, args.output):
             trainer.fit()
     except Stopped:
-        print(f"Stopped at step {trainer.progress.steps}. To go on, give the same command with --resume.")
+        instead = " instead of --init-from or --pretrained" if args.init_from or args.pretrained else ""
+        print(f"Stopped at step {trainer.progress.steps}. To go on, give the same command with --resume{instead}.")
         # If another process did not exit with 0, torchrun would kill the main one, which may still be saving.
         return 130 if distributed.IS_MAIN else 0
     if not distributed.IS_MAIN:
@@ -696,20 +678,27 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     best = args.output / BEST
     set_stop_handler(None)  # the model is saved
     if test.paths:
-        checkpoint = checkpoints.load_checkpoint(best)
-        trainer.model.load_state_dict(checkpoint["model_state_dict"])
-        network = Network(trainer.model.eval(), checkpoint["temperature"])
-        evaluation = evaluate([network], classes, test, trainer.device)
-        predictions = evaluation.predictions
-        print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {summarise(predictions)}")
-        if val.paths:
-            print(describe_calibration(predictions, network.temperature))
-        words = summarise_in_words(evaluation, trainer.progress.history, args.num_epochs)
-        about = {"checkpoint": str(best), "data": str(args.data / "test")}
-        write_report(evaluation, trainer.model, trainer.device, words, about, report)
-        print("", *words, "", f"The report is in {report / 'index.html'}.", sep="\n")
+        try:
+            test_best(trainer, test, report)
+        except Exception as error:  # whatever it is, the training has not failed
+            reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))
+            print(f"There is no report on the test photos ({reason}). python evaluate.py makes one.", file=sys.stderr)
     name = "" if best == Path(BEST) else f" --checkpoint {quoted(best)}"
     print(f"\nThe model is in {best}. Next: python predict.py{name} photo.jpg")
+
+
+def test_best(trainer: Trainer, test: Split, report: Path) -> None:
+    """Print how good the best epoch is on the test photos, and write a report."""
+    args, best = trainer.args, trainer.args.output / BEST
+    (network,), classes = load_networks([best], trainer.device)
+    evaluation = evaluate([network], classes, test, trainer.device)
+    predictions = evaluation.predictions
+    print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {summarise(predictions)}")
+    print(describe_calibration(predictions, network.temperature, fitted=bool(trainer.val.paths)))
+    words = summarise_in_words(evaluation, trainer.progress.history, args.num_epochs)
+    about = {"checkpoint": str(best), "data": str(split_folder(args.data, "test"))}
+    write_report(evaluation, network.model, trainer.device, words, about, report)
+    print("", *words, "", f"The report is in {report / 'index.html'}.", sep="\n")
 
 
 # Flags of one command, which are not saved: --resume does not repeat them.
@@ -729,7 +718,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--output", type=Path, default=Path(), help=f"folder for {BEST}, {LAST} and report/")
     add("--runs", type=Path, default=RUNS, help="folder for TensorBoard")
     add("--graph", action="store_true", help="show the network's graph in TensorBoard")
-    add("--resume", action="store_true", help=f"go on from {LAST}, with its options")
+    add("--resume", action="store_true", help=f"go on from {LAST} with its options; its network cannot change")
     add("--accept-changes", action="store_true", help="resume even if photos have been added, removed or replaced")
 
     add = parser.add_argument_group("training").add_argument
@@ -766,6 +755,10 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--cache-gb", type=float, default=CACHE_GB, help="gigabytes of memory for decoded photos")
 
     args, checkpoint = parser.parse_args(), None
+    if args.resume and (args.init_from or args.pretrained):
+        parser.error(f"--init-from and --pretrained do not go with --resume, which has the weights of {LAST}")
+    if args.resume and (args.preset or args.graph):
+        print("--preset and --graph are for the start of a run, and are ignored: --resume has the options of the run.")
     options = config_to_flags(PRESETS[args.preset]) if args.preset else []
     if args.resume:
         checkpoint = checkpoints.load_checkpoint(args.output / LAST, checkpoints.NEEDED_TO_RESUME, mmap=False)
@@ -773,6 +766,8 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
         options += config_to_flags(checkpoint["config"] | checkpoint["architecture"] | {"output": args.output})
     args = parser.parse_args(options + sys.argv[1:])
     check_arguments(args, parser)
+    if checkpoint and (difference := checkpoints.describe_other_network(checkpoint, args)):
+        parser.error(f"the run to resume has another architecture: {difference}. Leave this out, or do not --resume")
     return args, checkpoint
 
 

@@ -278,7 +278,8 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
         result["five_classes"] = score(sum_to_five_classes(predictions, classes))
     result |= {"best_epoch": best["progress"]["best_epoch"], "val_accuracy": best["best_val_acc"]}
     result |= {"parameters": sum(parameter.numel() for parameter in model.parameters())}
-    log = {name: EventAccumulator(f"{best['progress']['log_dir']}/{name}").Reload() for name in ("train", "val")}
+    log_dir = folder / str(number) / best["progress"]["log_dir"]
+    log = {name: EventAccumulator(str(log_dir / name)).Reload() for name in ("train", "val")}
     result["val_accuracy_by_epoch"] = [point.value for point in log["val"].Scalars("accuracy")]
     result["photos_per_second"] = median(point.value for point in log["train"].Scalars("photos per second"))
     with RESULTS.open("a") as file:

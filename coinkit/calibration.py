@@ -1,4 +1,4 @@
-"""Calibration: fit the temperature that logits are divided by, so that confidence says how often a grade is right."""
+"""Calibration: find the temperature that logits are divided by, so that confidence says how often a grade is right."""
 
 import math
 
@@ -40,3 +40,23 @@ def unsure_threshold(confidence: Tensor, correct: Tensor) -> float:
     if count < MIN_UNSURE or more_wrong_than_right[count - 1] <= 0:
         return 0.0
     return confidence[count].item() if count < len(confidence) else 1.0
+
+
+def estimate_temperature(soft_labels: Tensor, labels: Tensor, train_accuracy: float) -> float:
+    """Return a temperature, 0.25 to 1, for a network that has no validation photos to fit one on.
+
+    A network that learns soft labels gives the right grade no more than the soft label does, however often it is right.
+    With this temperature, a soft label gives its grade the share of photos on which the network is likely to be right.
+    That is taken to be wrong twice as often as in training: a guess, which is better than none (docs/experiments.md).
+
+    Args:
+        soft_labels: (classes, classes), the target probabilities of each class.
+        labels: (N,), the indices of the classes of the training photos.
+        train_accuracy: of the last epoch, augmented and with dropout, 0 to 1.
+    """
+    expected = 1 - 2 * (1 - train_accuracy)
+    for temperature in torch.linspace(1, 0.25, 76).tolist():
+        confidence = (soft_labels.log() / temperature).softmax(dim=1).diagonal()[labels].mean()
+        if confidence >= expected:
+            break
+    return temperature

@@ -8,7 +8,6 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from coinkit.augment import affine_faces
-from coinkit.cli import usable_cores
+from coinkit.backbones import make_model
+from coinkit.checkpoints import assign_weights, damage_as_user_error, load_checkpoint
+from coinkit.cli import UserError, usable_cores
 from coinkit.dataset import normalise, to_tensor
-from coinkit.photos import PhotoError, open_photo, photo_notes, prefetch
+from coinkit.photos import MAX_PIXELS, PhotoError, open_photo, photo_notes, prefetch
 
 BATCH_SIZE = 8  # photos at once
 
@@ -41,6 +43,43 @@ class Photo(NamedTuple):
 
     pixels: dict[tuple[int, int], Tensor]
     notes: list[str]
+
+
+def build_model(checkpoint: dict, path: Path) -> nn.Module:
+    """Return the trained network of a checkpoint that was loaded from `path`, ready to predict.
+
+    Raises:
+        UserError: parts of it do not fit together.
+    """
+    classes = checkpoint["classes"]
+    with damage_as_user_error(path):
+        with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
+            model = make_model(checkpoint["model"], len(classes), checkpoint["architecture"]).eval()
+        width, height = model.image_width, model.image_height
+        if min(width, height) < 1 or width % 2 or width * height > MAX_PIXELS:
+            raise ValueError(f"photos of {width}x{height} pixels")
+        if not all(isinstance(name, str) for name in classes) or not checkpoint["temperature"] > 0:
+            raise ValueError("wrong grades or temperature")
+        checkpoint["unsure_below"] = float(checkpoint.get("unsure_below", 0.0))  # older checkpoints lack it
+        assign_weights(checkpoint["model_state_dict"], model, path.stat().st_size)
+    return model.float()  # export.py can write weights in fp16
+
+
+def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network], list[str]]:
+    """Return the networks of checkpoints, and the grades that they all know.
+
+    Raises:
+        UserError: a checkpoint cannot be used, or knows other grades than the first.
+    """
+    networks, classes = [], []
+    for path in paths:
+        checkpoint = load_checkpoint(path)
+        classes = classes or checkpoint["classes"]
+        if checkpoint["classes"] != classes:
+            raise UserError(f"{path} has other grades than {paths[0]}: average checkpoints of the same grades.")
+        model = build_model(checkpoint, path).to(device)
+        networks.append(Network(model, checkpoint["temperature"], checkpoint["unsure_below"]))
+    return networks, classes
 
 
 def grade_photos(

@@ -294,10 +294,16 @@ def uncalibrated(predictions: Predictions, temperature: float) -> Predictions:
     return predictions._replace(probabilities=probabilities, confidence=probabilities.max(axis=1))
 
 
-def describe_calibration(predictions: Predictions, temperature: float) -> str:
-    """Return in a line how well calibrated predictions are, and would be without a temperature."""
+def describe_calibration(predictions: Predictions, temperature: float, fitted: bool) -> str:
+    """Return in a line how well calibrated predictions are, and would be without a temperature.
+
+    Args:
+        predictions: with the temperature.
+        temperature: what the logits were divided by.
+        fitted: whether it was fitted on validation photos.
+    """
     before = uncalibrated(predictions, temperature)
     return (
         f"ECE {score(predictions)['ece']:.3f}, and {score(before)['ece']:.3f} without the temperature "
-        f"{temperature:.2f}, which was fitted on the validation photos"
+        f"{temperature:.2f}, which was {'fitted on the' if fitted else 'estimated, without'} validation photos"
     )

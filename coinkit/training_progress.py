@@ -14,7 +14,7 @@ from coinkit.calibration import fit_temperature, unsure_threshold
 class Progress:
     """How far a run has come. A checkpoint holds these values, so that the run can be resumed."""
 
-    log_dir: str  # of TensorBoard
+    log_dir: str  # of TensorBoard, as seen from --output: the two can be moved together
     steps: int = 0  # taken so far, over all epochs
     epochs: int = 0  # trained and validated
     halvings: int = 0  # how often the number of photos at a time was halved, since the memory was not enough
@@ -73,7 +73,7 @@ class Progress:
             "photos per second": self.seen / self.seconds,
         }
 
-    def end_epoch(self, logits: Tensor, labels: Tensor) -> bool:
+    def end_epoch(self, logits: Tensor, labels: Tensor, temperature: float = 1.0) -> bool:
         """End the current epoch, and return whether it is the best so far.
 
         The best epoch is the latest whose validation loss is within two standard errors of the lowest one (Breiman et
@@ -87,12 +87,14 @@ class Progress:
         Args:
             logits: (N, classes), of the validation photos.
             labels: (N,), the indices of their classes.
+            temperature: of an epoch without validation photos.
         """
         self.epochs += 1
         train_accuracy = self.correct / max(1, self.seen)
         self.begin_epoch()
         if not len(labels):
             self.lowest_epoch = self.best_epoch = self.epochs
+            self.temperature = temperature
             return True
         temperature = fit_temperature(logits, labels)
         losses = F.cross_entropy(logits / temperature, labels, reduction="none")
