@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from coinkit import checkpoints, distributed, losses, optim
+from coinkit import checkpoints, distributed, optim
 from coinkit.augment import augment
 from coinkit.backbones import BACKBONES, Backbone, architecture_options, make_model
 from coinkit.calibration import estimate_temperature
@@ -63,6 +63,7 @@ from coinkit.devices import choose_dtype, find_device
 from coinkit.files import atomic_link, exclusive_lock, require_disk_space
 from coinkit.inference import build_model, load_networks
 from coinkit.layers import Residual, StandardisedConv2d
+from coinkit.losses import balanced_class_weights, soft_labels
 from coinkit.metrics import describe_calibration, summarise
 from coinkit.photos import DATASET, SPLITS
 from coinkit.report import Evaluation, check_report, evaluate, write_report
@@ -91,7 +92,7 @@ ACCUMULATE = 1  # batches whose gradients are added up for one step: like a larg
 WARMUP = 0.05  # share of the training in which the learning rate rises; then it falls to 0 along a cosine
 WEIGHT_DECAY = 0.05  # how strongly AdamW pulls weights towards 0; increase if overfitting
 CLIP_GRAD_NORM = 1.0  # a gradient with a larger norm is scaled down to this norm; 0 turns it off
-LABEL_SPREAD = 0.7  # standard deviation, in grades, of the soft labels around the true grade; 0: hard labels
+LABEL_SPREAD = 0.7  # how far a label spreads to its neighbours, as a standard deviation in grades; 0: not at all
 AUGMENT = 1.0  # strength of augmentation; it grows from 0 to this over the first half of the training
 PATIENCE = 0  # stop when the validation loss has not fallen for this many epochs; 0 never stops early
 SEED = 0  # of the random numbers: the same seed gives the same network on the same machine
@@ -101,7 +102,7 @@ RUNS = Path("runs")  # folder for TensorBoard
 # Architecture
 CHANNELS = (64, 128, 256, 512, 512)  # of each block; 4 numbers leave out block 5, 6 add a block
 FC_FEATURES = (2048, 1024)  # outputs of fc1 and fc2
-DROPOUT = 0.5  # share of the outputs of fc1 and fc2 that is set to 0; it grows as AUGMENT does
+DROPOUT = 0.5  # share of the outputs of fc1 and fc2 that is set to 0; like AUGMENT, it grows over the first half
 ACTIVATION = "relu"  # a key of ACTIVATIONS
 
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.2)}  # each makes a layer
@@ -131,7 +132,7 @@ LOCK = ".coin_classifier_custom.lock"  # held by a run, so that a second one doe
 # ---------------------------------------------------------------- the network
 
 NORM_GROUPS = 16  # of channels, for group norm; fewer if a group would have less than 4 channels
-MAX_FEATURE_MAP = (16, 8)  # width and height; what is larger before fc1 is averaged down to this, so fc1 stays as it is
+MAX_FEATURE_MAP = (16, 8)  # width and height before fc1; a larger one is averaged down, so that fc1 does not grow
 
 
 class CoinClassifier(nn.Module):
@@ -172,7 +173,7 @@ class CoinClassifier(nn.Module):
                     nn.GroupNorm(groups, out_channels),
                     ACTIVATIONS[activation](),
                 ]
-            self.last_activation = layers[-1]  # in the end, that of the last block; a second name, not a second layer
+            self.last_activation = layers[-1]  # each block replaces it, so the last block's stays: for heatmaps
             block = nn.Sequential(*layers, nn.MaxPool2d(2, 2))
             return Residual(block, in_channels, out_channels) if residual else block
 
@@ -224,10 +225,11 @@ BACKBONES["custom"] = Backbone(CoinClassifier, head="fc3", heatmap_layer="last_a
 
 SAVE_EVERY = 600  # seconds between checkpoints in the middle of an epoch
 MAX_SAVING_SHARE = 0.02  # of the time; an epoch that is not the best is not saved if saving would take more
-MIN_UNREADABLE, MAX_UNREADABLE = 3, 0.02  # a run ends with more unreadable photos than this many, and this share of all
+MIN_UNREADABLE, MAX_UNREADABLE = 3, 0.02  # a run ends when more photos than both 3 and 2 % are unreadable
 MAX_BAD_STEPS = 5  # after this many steps in a row without a finite loss, go back to the last checkpoint
 MAX_RATE_CUTS = 2  # go back this many times, each time with a tenth of the learning rate; then give up
 SHOWN_PHOTOS = 16  # augmented training photos in TensorBoard
+AUGMENTATION, SHUFFLE = 0, 1  # what a seed is derived for
 
 
 class Stopped(Exception):
@@ -259,10 +261,10 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         max_unreadable = max(MIN_UNREADABLE, int(MAX_UNREADABLE * (len(train.paths) + len(val.paths))))
         max_unreadable = min(max_unreadable, len(train.paths) - 1)
-        self.read = PhotoReader(args.image_width, args.image_height, args.cache_gb, max_unreadable)
+        self.read_photo = PhotoReader(args.image_width, args.image_height, args.cache_gb, max_unreadable)
         self.pool = ThreadPoolExecutor(usable_cores())
-        self.targets = losses.soft_labels(classes, args.label_spread).to(device)
-        balanced = losses.balanced_class_weights(train.labels, len(classes))
+        self.targets = soft_labels(classes, args.label_spread).to(device)
+        balanced = balanced_class_weights(train.labels, len(classes))
         self.class_weights = (balanced if args.class_weights else torch.ones(len(classes))).to(device)
         log_dir = args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S-%f}"
         self.progress = Progress(relative_path(log_dir, args.output))
@@ -315,45 +317,46 @@ class Trainer:
         """Train on the photos of an epoch; after an interruption, on those that are left of it."""
         args, progress = self.args, self.progress
         count, step_size = len(self.train.paths), args.batch_size * args.accumulate
-        shuffle = torch.Generator().manual_seed(derive_seed(args.seed, progress.epochs, 1))
+        shuffle = torch.Generator().manual_seed(derive_seed(args.seed, progress.epochs, SHUFFLE))
         order = torch.randperm(count, generator=shuffle)[progress.seen :]
-        batches = read_batches(self.train.paths, order, step_size, self.read, self.pool, distributed.batch_share())
+        share = distributed.batch_share()
+        batches = read_batches(self.train.paths, order, step_size, self.read_photo, self.pool, share)
         self.model.train()
         before, started = progress.seconds, time.perf_counter()
         name, hidden = f"Epoch {progress.epochs + 1}/{args.num_epochs}", None if distributed.IS_MAIN else True
         with tqdm(desc=name, total=count, initial=progress.seen, unit="photo", leave=False, disable=hidden) as bar:
             for photos, indices in batches:
-                planned = min(step_size, count - progress.seen)
-                stop = self.train_step(photos, self.train.labels[indices], planned)
-                progress.seen += planned
+                photos_in_step = min(step_size, count - progress.seen)
+                stop = self.train_step(photos, self.train.labels[indices], photos_in_step)
+                progress.seen += photos_in_step
                 progress.seconds = before + time.perf_counter() - started
-                bar.update(planned)
+                bar.update(photos_in_step)
                 bar.set_postfix_str(progress.describe(count, args.num_epochs))
                 if time.perf_counter() - self.last_save > SAVE_EVERY:
                     self.save()
                 if stop:
                     raise Stopped
 
-    def train_step(self, photos: Tensor, labels: Tensor, planned: int) -> bool:
+    def train_step(self, photos: Tensor, labels: Tensor, photos_in_step: int) -> bool:
         """Change the weights once; return whether one of the processes was asked to stop.
 
         Args:
             photos, labels: (N, 3, H, W), uint8, and (N,): the photos of this step that this process has read.
-            planned: how many photos the step has in all processes, with those that cannot be read.
+            photos_in_step: how many photos the step has in all processes, with those that cannot be read.
 
         Raises:
             Exploded: `MAX_BAD_STEPS` steps in a row had no finite loss and gradient. They changed no weights.
         """
         args, progress = self.args, self.progress
-        middle = progress.epochs + (progress.seen + planned / 2) / len(self.train.paths)  # of this step, in epochs
-        done = middle / args.num_epochs
-        rate = optim.learning_rate_factor(done, args.warmup) * 0.1**progress.rate_cuts
+        epochs_done = progress.epochs + (progress.seen + photos_in_step / 2) / len(self.train.paths)
+        share_done = epochs_done / args.num_epochs  # of the training, in the middle of this step
+        rate = optim.learning_rate_factor(share_done, args.warmup) * 0.1**progress.rate_cuts
         progress.learning_rate = optim.set_learning_rate(self.optimizer, rate)
-        growth = optim.regularisation_factor(done)
+        growth = optim.regularisation_factor(share_done)
         optim.set_dropout(self.model, growth * args.dropout)
 
         photos, labels = photos.to(self.device), labels.to(self.device)
-        sums = self.backward_within_memory(photos, labels, planned, growth * args.augment)
+        sums = self.backward_within_memory(photos, labels, photos_in_step, growth * args.augment)
         loss_sum, correct, stop = distributed.sum_over_processes(*sums, self.stop)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), args.clip_grad_norm or math.inf).item()
@@ -363,7 +366,7 @@ class Trainer:
             self.scaler.step(self.optimizer)
             progress.loss_sum += loss_sum
             progress.correct += int(correct)
-            progress.gradient_sum += norm * planned if math.isfinite(norm) else 0.0
+            progress.gradient_sum += norm * photos_in_step if math.isfinite(norm) else 0.0
             progress.bad_steps = 0
         else:
             progress.bad_steps += 1
@@ -373,35 +376,35 @@ class Trainer:
             raise Exploded
         return stop > 0
 
-    def backward(self, photos: Tensor, labels: Tensor, planned: int, strength: float) -> tuple[float, int]:
+    def backward(self, photos: Tensor, labels: Tensor, photos_in_step: int, strength: float) -> tuple[float, int]:
         """Add up the gradients of the photos of a step, `part_size` photos at a time.
 
         Args:
-            photos, labels, planned: as `train_step` takes them, on the device.
+            photos, labels, photos_in_step: as `train_step` takes them, on the device.
             strength: of augmentation.
 
         Returns:
             The sum of the losses, and how many photos were given their grade, in this process.
         """
-        if not len(photos):  # the other processes wait for gradients of this one: those of a blank photo, times 0
+        if not len(photos):  # the other processes wait for gradients of this one, so it sends zeros
             blank = torch.zeros(1, 3, self.args.image_height, self.args.image_width, device=self.device)
-            losses, _ = self.losses(blank, labels.new_zeros(1))
+            losses, _ = self.compute_losses(blank, labels.new_zeros(1))
             self.scaler.scale(0 * losses.sum()).backward()
             return 0.0, 0
         # Augmentation and dropout are the same again after an interruption, and differ between processes.
-        torch.manual_seed(derive_seed(self.args.seed, self.progress.steps, 0, distributed.RANK))
+        torch.manual_seed(derive_seed(self.args.seed, self.progress.steps, AUGMENTATION, distributed.RANK))
         loss_sum, correct = 0.0, 0
         parts = augment(photos, strength).split(self.part_size()), labels.split(self.part_size())
         for number, (part, part_labels) in enumerate(zip(*parts, strict=True), start=1):
             self.parallel.require_backward_grad_sync = number == len(parts[0])  # exchange gradients once a step
-            losses, logits = self.losses(part, part_labels)
-            loss = (losses * self.class_weights[part_labels]).sum() * distributed.WORLD_SIZE / planned
+            losses, logits = self.compute_losses(part, part_labels)
+            loss = (losses * self.class_weights[part_labels]).sum() * distributed.WORLD_SIZE / photos_in_step
             self.scaler.scale(loss).backward()
             loss_sum += losses.sum().item()
             correct += (logits.argmax(1) == part_labels).sum().item()
         return loss_sum, correct
 
-    def losses(self, photos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def compute_losses(self, photos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the losses (N,) and logits (N, classes) of photos (N, 3, H, W), uint8 or 0.0 to 1.0."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             network = self.parallel if self.model.training else self.model
@@ -421,14 +424,14 @@ class Trainer:
         distributed.sync_buffers(self.model)
         read, logits = [torch.empty(0, dtype=torch.long)], [torch.empty(0, len(self.classes))]
         order, size = torch.arange(len(self.val.paths)), self.part_size() * distributed.WORLD_SIZE
-        batches = read_batches(self.val.paths, order, size, self.read, self.pool, distributed.batch_share())
+        batches = read_batches(self.val.paths, order, size, self.read_photo, self.pool, distributed.batch_share())
         for photos, indices in batches:
             if self.stop:
                 break
             if len(photos):
                 labels = self.val.labels[indices].to(self.device)
                 read.append(indices)
-                logits.append(self.losses(photos.to(self.device), labels)[1].cpu())
+                logits.append(self.compute_losses(photos.to(self.device), labels)[1].cpu())
         shares = distributed.gather((torch.cat(read), torch.cat(logits), self.stop))
         read, logits, stops = zip(*shares, strict=True)
         if any(stops):
@@ -473,7 +476,7 @@ class Trainer:
         """Return some augmented training photos, (N, H, W, 3), uint8, and their N grades."""
         torch.manual_seed(self.args.seed)
         shown = torch.randperm(len(self.train.paths))[:SHOWN_PHOTOS]
-        photos, indices = next(read_batches(self.train.paths, shown, SHOWN_PHOTOS, self.read, self.pool))
+        photos, indices = next(read_batches(self.train.paths, shown, SHOWN_PHOTOS, self.read_photo, self.pool))
         photos = augment(photos, self.args.augment) if len(photos) else torch.empty(0, 3, 1, 1)
         photos = (photos * 255).byte().permute(0, 2, 3, 1).numpy()
         return photos, [self.classes[label] for label in self.train.labels[indices]]
@@ -508,7 +511,7 @@ class Trainer:
         self.seconds_to_save = self.last_save - started
 
     def keep_best(self) -> None:
-        """Make `LAST`, which was just saved, `BEST` as well."""
+        """Link `BEST` to `LAST`, which was just saved."""
         atomic_link(self.args.output / LAST, self.args.output / BEST)
 
     def load(self, checkpoint: dict, path: Path) -> None:
@@ -623,7 +626,7 @@ class Trainer:
 def main() -> int | None:
     """Run the command."""
     with distributed.process_group():
-        # The other processes print nothing, so that a wrong option is told once.
+        # Of several processes, only the main one prints, so that a wrong option is told once.
         with nullcontext() if distributed.IS_MAIN else redirect_stderr(sys.stdout):
             args, checkpoint = parse_arguments()
         report = args.output / "report"
@@ -650,10 +653,9 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     if not val.paths:
         print("Without validation photos, the last epoch is kept, and how sure it may be is only estimated.")
     print(f"Grades: {', '.join(classes)}")
-    for gap in describe_gaps(args.data, classes):
-        print(f"Warning: {gap}")
-    if enlargement := describe_enlargement(train.paths, args.image_width, args.image_height):
-        print(f"Warning: {enlargement}")
+    enlargement = describe_enlargement(train.paths, args.image_width, args.image_height)
+    for warning in filter(None, [*describe_gaps(args.data, classes), enlargement]):
+        print(f"Warning: {warning}")
     print(f"Network: {parameters / 1e6:.1f} million parameters, in {trainer.dtype} on {trainer.device}")
     if trainer.device.type == "cpu" and max(args.channels) > max(PRESETS["narrow"]["channels"]):
         print("Without a GPU, this will take long: --preset narrow is many times as fast.")
@@ -662,7 +664,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     elif args.resume:
         print(f"Going on after step {trainer.progress.steps}, in epoch {trainer.progress.epochs + 1}")
     print(f"Watch it: tensorboard --logdir={quoted(trainer.log_dir.parent)}\n", flush=True)
-    # A checkpoint has the weights and two averages of each. BEST, LAST and the next one are there at the same time.
+    # A checkpoint has the weights and two averages of each, in 4 bytes. BEST, LAST and the next one exist at once.
     copies = 2 if args.resume else 3
     try:
         with require_disk_space(copies * 3 * 4 * parameters, args.output):
@@ -692,9 +694,8 @@ def test_best(trainer: Trainer, test: Split, report: Path) -> None:
     args, best = trainer.args, trainer.args.output / BEST
     (network,), classes = load_networks([best], trainer.device)
     evaluation = evaluate([network], classes, test, trainer.device)
-    predictions = evaluation.predictions
-    print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {summarise(predictions)}")
-    print(describe_calibration(predictions, network.temperature, fitted=bool(trainer.val.paths)))
+    print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {summarise(evaluation.predictions)}")
+    print(describe_calibration(evaluation.predictions, network.temperature, fitted=bool(trainer.val.paths)))
     words = summarise_in_words(evaluation, trainer.progress.history, args.num_epochs)
     about = {"checkpoint": str(best), "data": str(split_folder(args.data, "test"))}
     write_report(evaluation, network.model, trainer.device, words, about, report)
@@ -754,7 +755,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--fused", action=on_or_off, default=True, help="let AdamW change all weights in one operation")
     add("--cache-gb", type=float, default=CACHE_GB, help="gigabytes of memory for decoded photos")
 
-    args, checkpoint = parser.parse_args(), None
+    args, checkpoint = parser.parse_args(), None  # for --preset and --resume, whose options come before the user's
     if args.resume and (args.init_from or args.pretrained):
         parser.error(f"--init-from and --pretrained do not go with --resume, which has the weights of {LAST}")
     if args.resume and (args.preset or args.graph):

@@ -121,7 +121,7 @@ def measure_batch_size(data: Path, options: list[object], folder: Path, peak: fl
     order = torch.arange(STEPS * batch_size) % len(trainer.train.paths)
 
     def train() -> None:
-        for photos, indices in read_batches(trainer.train.paths, order, batch_size, trainer.read, trainer.pool):
+        for photos, indices in read_batches(trainer.train.paths, order, batch_size, trainer.read_photo, trainer.pool):
             trainer.train_step(photos, trainer.train.labels[indices], len(photos))
 
     train()  # to warm up, and to decode the photos

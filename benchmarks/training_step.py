@@ -30,7 +30,7 @@ def make_trainer(dataset: Path, output: Path, options: list[object]) -> coin.Tra
 def read_batch(trainer: coin.Trainer) -> tuple[Tensor, Tensor]:
     """Return a batch of training photos (N, 3, H, W), uint8, and their labels (N,), on the trainer's device."""
     order = torch.arange(trainer.args.batch_size) % len(trainer.train.paths)
-    batches = read_batches(trainer.train.paths, order, len(order), trainer.read, trainer.pool)
+    batches = read_batches(trainer.train.paths, order, len(order), trainer.read_photo, trainer.pool)
     photos, indices = next(batches)
     return photos.to(trainer.device), trainer.train.labels[indices].to(trainer.device)
 
@@ -57,7 +57,7 @@ def seconds_of_steps(trainer: coin.Trainer, photos: Tensor, labels: Tensor, step
 def flop_per_photo(trainer: coin.Trainer, photos: Tensor, labels: Tensor) -> float:
     """Return the floating-point operations of one photo, forward and backward."""
     with FlopCounterMode(display=False) as counter:
-        losses, _ = trainer.losses(photos, labels)
+        losses, _ = trainer.compute_losses(photos, labels)
         losses.sum().backward()
     trainer.optimizer.zero_grad()
     return counter.get_total_flops() / len(photos)

@@ -62,19 +62,19 @@ def set_dropout(model: nn.Module, share: float) -> None:
             layer.p = share
 
 
-def learning_rate_factor(progress: float, warmup: float) -> float:
+def learning_rate_factor(share_done: float, warmup: float) -> float:
     """Return which share of its peak the learning rate has: a linear rise, then a fall to 0 along half a cosine.
 
     Args:
-        progress: how much of the training is done, 0 to 1.
+        share_done: how much of the training is done, 0 to 1.
         warmup: where the peak is, 0 to 1.
     """
-    if progress < warmup:
-        return progress / warmup
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+    if share_done < warmup:
+        return share_done / warmup
+    return 0.5 * (1 + math.cos(math.pi * (share_done - warmup) / (1 - warmup)))
 
 
-def regularisation_factor(progress: float) -> float:
+def regularisation_factor(share_done: float) -> float:
     """Return which share of their full strength dropout and augmentation have: a linear rise over the first half.
 
     The features of an untrained network hardly differ from coin to coin. Dropout at full strength hides that
@@ -82,6 +82,6 @@ def regularisation_factor(progress: float) -> float:
     Morerio et al. 2017, "Curriculum Dropout", arXiv 1703.06229.
 
     Args:
-        progress: how much of the training is done, 0 to 1.
+        share_done: how much of the training is done, 0 to 1.
     """
-    return min(1.0, 2 * progress)
+    return min(1.0, 2 * share_done)

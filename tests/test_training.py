@@ -455,7 +455,7 @@ def test_out_of_memory_takes_fewer_photos_at_once_with_the_same_result(tmp_path)
 
 
 GROWING = """
-augment, losses = coin.augment, coin.Trainer.losses
+augment, losses = coin.augment, coin.Trainer.compute_losses
 def told_augment(photos, strength):
     print("strength", strength)
     return augment(photos, strength)
@@ -463,7 +463,7 @@ def told_losses(self, photos, labels):
     if self.model.training:
         print("dropout", self.model.dropout1.p, self.model.dropout2.p)
     return losses(self, photos, labels)
-coin.augment, coin.Trainer.losses = told_augment, told_losses
+coin.augment, coin.Trainer.compute_losses = told_augment, told_losses
 """
 
 
@@ -479,13 +479,13 @@ def test_augmentation_and_dropout_grow_over_the_first_half(dataset, tmp_path):
 
 
 EXPLODING = """
-losses = coin.Trainer.losses
+losses = coin.Trainer.compute_losses
 def exploding(self, photos, labels):
     global step
     step += self.model.training
     values, logits = losses(self, photos, labels)
     return values * (float("nan") if step in {steps} and self.model.training else 1), logits
-coin.Trainer.losses = exploding
+coin.Trainer.compute_losses = exploding
 """
 
 
