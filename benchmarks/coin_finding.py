@@ -84,14 +84,14 @@ def error(found: Coin, marked: Coin) -> float:
 def measure(folder: Path, row: dict) -> Result:
     """Find the coin in one photo."""
     path = folder / row["file"]
-    with Image.open(path) as photo:
-        photo.load()
-        started = time.process_time()
-        try:
-            found = find_coin(photo)
-        except CoinNotFound:
-            found = None
-        seconds = time.process_time() - started
+    with Image.open(path) as file:
+        photo = file.convert("RGB")
+    started = time.process_time()
+    try:
+        found = find_coin(photo)
+    except CoinNotFound:
+        found = None
+    seconds = time.process_time() - started
     return Result(path, Coin(row["x"], row["y"], row["r"], 1), found, seconds)
 
 

@@ -1,9 +1,10 @@
 """Where the coin is in a photo of one of its faces, and a picture of the coin alone.
 
-A coin has more than one ring: the rim, denticles and legend within it, and often the ring of a holder around it. The
-rim is told apart by two marks. All around it the photo changes, and there the texture ends: the design of a coin varies
-along the circle, while the plastic or paper around it is smooth. Both are read from the photo unwrapped around the
-coin, where its rings are straight lines.
+A coin has more than one ring: the rim's outer and inner edge, denticles and legend within, and often the ring of a
+holder around it. Three marks tell the rim from the others. All around it the photo changes; there the texture ends,
+since a coin is engraved and the plastic or paper around it is smooth; and there the colour changes, since metal has a
+tint of its own, however the light falls. All are read from the photo unwrapped around the coin, where its rings are
+straight lines.
 """
 
 import math
@@ -19,12 +20,12 @@ GROUND = (128, 128, 128)  # what is put around every coin: near the mean, so tha
 
 SMALLEST_SIDE = 32  # pixels of a photo; below this nothing is told apart
 RADII = (0.08, 0.6)  # of the shorter side of the photo: the coins that are looked for
-SURE = 0.2  # certainty from which on a coin can be used unseen; benchmarks/coin_finding.py says how often it is right
-LEAST_CERTAIN = 0.1  # below this there is no coin
+SURE = 0.75  # certainty from which on a coin can be used unseen; benchmarks/coin_finding.py says how often it is right
+LEAST_CERTAIN = 0.5  # below this there is no coin
 LEAST_SEEN = 0.6  # share of the rim within the photo; below this the coin is cut off
 
 # Longest side, in pixels, of the copies that are worked on, each made of the one before; and the radius at the end.
-COPY, OVERVIEW, THUMBNAIL = 1280, 480, 200
+COPY, OVERVIEW, THUMBNAIL = 1000, 480, 200  # the first is at least as long and less than twice as long
 FINE_RADIUS = 250
 CENTRES = 2  # points that are looked around
 
@@ -32,17 +33,32 @@ DIRECTIONS = 256  # in which the photo is unwrapped
 POOLED = 4  # so many directions are then taken together
 NOISE = 2  # grey levels that mean nothing
 EDGE_WINDOW = 0.18  # of the radius: an edge has to stand out of so much around it
+
+# How the first outlines are compared.
 INSIDE, OUTSIDE = 0.2, (0.01, 0.08)  # of the radius: where texture is compared, from the rim inwards and outwards
 LINES = 0.13  # of the radius, from the rim inwards: where other rings of the coin are
 PLAIN = 0.3  # what an edge counts where no texture ends, for worn coins and for coins on rough ground
-
 REACH = 4  # steps by which an outline is moved, at most
 MOVES = np.array(
     [(a, b) for a in range(-REACH, REACH + 1) for b in range(-REACH, REACH + 1) if a * a + b * b <= REACH * REACH + 1]
 )
+
+# How the rim is told from the rings beside it; all lengths are shares of the radius.
+STEP = 0.004  # between radii
+SEARCHED = 0.2  # rings are looked for so much further in and out
+GATES = (0.02, 0.01, 0.007)  # how far a ring is drawn to an edge, each time that it is fitted
+NEIGHBOURS = 0.15  # the edges of a ring have to be more than what is usual so far in and out
+BESIDE, APART = 0.06, 0.02  # width of the bands that are compared; and how far from a ring the outer one lies, for
+# texture, since holders have lines and glints close to the coin
+# What a ring counts for its edge, its texture and its colour: from a logistic regression on photos marked by hand,
+# rounded. Any of them may be half as much again, and hardly a coin is found elsewhere.
+EDGE, TEXTURE, COLOUR = 8, 3, 3
+NEAR = 0.03  # rings so close to the best one are averaged
+
 ANGLES = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
-SHIFT, TILT = 1, 2  # harmonics of the angle: that of a circle beside the centre, and that of an ellipse
-WAVES = {harmonic: np.stack([np.cos(harmonic * ANGLES), np.sin(harmonic * ANGLES)], 1) for harmonic in (SHIFT, TILT)}
+WAVES = np.stack([np.ones(DIRECTIONS)] + [wave(n * ANGLES) for n in (1, 2) for wave in (np.cos, np.sin)], 1)
+POOLED_WAVES = WAVES.reshape(DIRECTIONS // POOLED, POOLED, -1).mean(1)
+SHIFT, TILT = slice(1, 3), slice(3, 5)  # columns of the waves: a circle beside the centre, and an ellipse
 
 
 class CoinNotFound(ValueError):
@@ -52,9 +68,9 @@ class CoinNotFound(ValueError):
 class Coin(NamedTuple):
     """A coin in a photo.
 
-    `x`, `y` and `radius` are in pixels of the photo, from its upper left corner. `certainty`, 0 to 1, is how far an
-    edge stands out, as a mean along the rim, times the share of the coin's texture that ends there: 1 is a flawless
-    edge with nothing but plain ground around it. It is no probability; `SURE` is where to be content.
+    `x`, `y` and `radius` are in pixels of the photo, from its upper left corner. `certainty`, 0 to 1, is how far the
+    rings that may be the rim agree: what those near it count, as a share of what all count. `SURE` is where to be
+    content.
     """
 
     x: float
@@ -71,12 +87,11 @@ class Outline(NamedTuple):
     radius: float
     tilt: tuple[float, float] = (0.0, 0.0)
 
-    def moved(self, harmonic: int, move: np.ndarray, growth: float) -> "Outline":
-        """Return the outline `growth` times as large, and moved or tilted by `move`, relative to its radius."""
-        radius = self.radius * growth
-        if harmonic == SHIFT:
-            return Outline(self.x + radius * move[0], self.y + radius * move[1], radius, self.tilt)
-        return Outline(self.x, self.y, radius, (self.tilt[0] + move[0], self.tilt[1] + move[1]))
+    def changed(self, change: np.ndarray) -> "Outline":
+        """Return the outline after a change: the logarithm of its growth, and shift and tilt in shares of its radius."""
+        radius = self.radius * math.exp(change[0])
+        x, y = np.add((self.x, self.y), radius * change[SHIFT])
+        return Outline(x, y, radius, tuple(self.tilt + change[TILT]))
 
     def scaled(self, scale: float) -> "Outline":
         """Return the outline in a copy of the photo that is `scale` times as large."""
@@ -84,14 +99,13 @@ class Outline(NamedTuple):
 
 
 class Look(NamedTuple):
-    """How to look for a better outline near one that is known; all but `harmonic` are relative to its radius."""
+    """How to look for a better outline near one that is known; all but `moved` are relative to its radius."""
 
-    harmonic: int  # SHIFT or TILT: what is tried
+    moved: slice  # SHIFT or TILT: what is tried
     unit: float  # of the moves
     step: float  # between radii
     smaller: float  # natural logarithms of the least and greatest radius to try
     larger: float
-    lines: float = 6  # what the other rings of the coin count
 
 
 FIRST_LOOK = Look(SHIFT, 0.03, 0.01, math.log(RADII[0]), math.log(RADII[1]))
@@ -99,19 +113,14 @@ CLOSER_LOOKS = (
     Look(SHIFT, 0.012, 0.004, -0.15, 0.15),
     Look(TILT, 0.006, 0.003, -0.1, 0.1),
     Look(SHIFT, 0.006, 0.003, -0.1, 0.1),
-    Look(TILT, 0.003, 0.002, -0.1, 0.1),
-    Look(SHIFT, 0.004, 0.002, -0.1, 0.1),
-    Look(SHIFT, 0.002, 0.002, -0.1, 0.1, lines=0),
 )
 
 
 class Found(NamedTuple):
-    """The best outline of a look, and what speaks for it."""
+    """The best outline of a look."""
 
     outline: Outline
     score: float
-    edge: float  # how far an edge stands out, 0 to 1, as a mean along the outline
-    texture_end: float  # logarithm of how many times as much texture there is within as around it, 0 or more
     seen: float  # share of the outline that is within the photo
 
 
@@ -120,17 +129,21 @@ def find_coin(photo: Image.Image) -> Coin:
 
     The centre is where most edges point at (Kimme, Ballard and Sklansky 1975, "Finding circles by an array of
     accumulators"). Around it the photo is unwrapped, and all circles near are compared, coarsely and then closely: by
-    their edge, by the texture that ends at them, and by how straight the other rings of the coin come out.
+    their edge, by the texture that ends at them, and by how straight the other rings of the coin come out. That shows
+    where the coin is, to a few percent of its radius. Then every ring near is fitted by itself, and those that may be
+    the rim are averaged, each by how much speaks for it.
 
     Args:
-        photo: of any size and mode, upright or not; with one coin, its radius `RADII` of the photo's shorter side.
+        photo: RGB and upright, as coinkit.photos opens it, of any size; with one coin, its radius `RADII` of the
+            photo's shorter side.
 
     Raises:
         CoinNotFound: the photo is too small, or shows nothing like a coin, or little more than half of one.
     """
     if min(photo.size) < SMALLEST_SIDE:
         raise CoinNotFound(f"too small: {photo.width}x{photo.height} pixels")
-    copy, scale = _copy(photo)
+    shrunk = max(1, max(photo.size) // COPY)
+    copy = np.asarray(photo.reduce(shrunk))
     overview, overview_scale = _shrink(copy, OVERVIEW / max(copy.shape))
     thumbnail, thumbnail_scale = _shrink(overview, THUMBNAIL / max(overview.shape))
     centres = _centres(thumbnail) / thumbnail_scale
@@ -144,13 +157,13 @@ def find_coin(photo: Image.Image) -> Coin:
     for look in CLOSER_LOOKS:
         found = _look(fine, outline, look)
         outline = found.outline
-    if found.seen < LEAST_SEEN:
-        raise CoinNotFound("the coin is cut off")
-    certainty = float(found.edge * (1 - math.exp(-found.texture_end)))
+    outline, certainty = _rim(fine, outline)
     if certainty < LEAST_CERTAIN:
         raise CoinNotFound("nothing round that looks like a coin")
-    x, y, radius, _ = outline.scaled(1 / (scale * fine_scale))
-    return Coin(float(x), float(y), radius, certainty)
+    if found.seen < LEAST_SEEN:
+        raise CoinNotFound("the coin is cut off")
+    x, y, radius, _ = outline.scaled(shrunk / fine_scale)
+    return Coin(float(x), float(y), float(radius), certainty)
 
 
 def cut_out(photo: Image.Image, coin: Coin, size: int, margin: float = MARGIN) -> Image.Image:
@@ -162,7 +175,7 @@ def cut_out(photo: Image.Image, coin: Coin, size: int, margin: float = MARGIN) -
     reach = coin.radius * (1 + margin)
     left, top = math.floor(coin.x - reach), math.floor(coin.y - reach)
     canvas = Image.new("RGB", (math.ceil(coin.x + reach) - left, math.ceil(coin.y + reach) - top), GROUND)
-    canvas.paste(_rgb(photo), (-left, -top))
+    canvas.paste(photo, (-left, -top))
     box = (coin.x - reach - left, coin.y - reach - top, coin.x + reach - left, coin.y + reach - top)
     square = canvas.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=3)
     across = np.arange(size) + 0.5 - size / 2
@@ -175,28 +188,8 @@ def join_faces(obverse: Image.Image, reverse: Image.Image, height: int) -> Image
     """Return the two square pictures side by side, the obverse left, RGB, twice as wide as `height` pixels."""
     coin = Image.new("RGB", (2 * height, height), GROUND)
     for left, face in ((0, obverse), (height, reverse)):
-        coin.paste(_rgb(face).resize((height, height), Image.Resampling.BICUBIC, reducing_gap=3), (left, 0))
+        coin.paste(face.resize((height, height), Image.Resampling.BICUBIC, reducing_gap=3), (left, 0))
     return coin
-
-
-def _rgb(photo: Image.Image) -> Image.Image:
-    if photo.mode.startswith("I"):  # whole numbers of 16 bits, which Pillow would cut off at 255
-        photo = Image.fromarray((np.clip(np.asarray(photo), 0, 65535) // 256).astype(np.uint8))
-    if photo.has_transparency_data:  # a coin that was cut out: lay it on white
-        cut_out = photo.convert("RGBA")
-        photo = Image.new("RGB", photo.size, "white")
-        photo.paste(cut_out, mask=cut_out)
-    return photo if photo.mode == "RGB" else photo.convert("RGB")
-
-
-def _copy(photo: Image.Image) -> tuple[np.ndarray, float]:
-    """Return a copy of (H, W, 3), its longest side `COPY` pixels or less, and its scale."""
-    scale = min(1, COPY / max(photo.size))
-    photo = _rgb(photo)
-    if scale < 1:
-        size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
-        photo = photo.resize(size, Image.Resampling.BILINEAR, reducing_gap=1)
-    return np.asarray(photo), scale
 
 
 def _shrink(pixels: np.ndarray, scale: float) -> tuple[np.ndarray, float]:
@@ -237,14 +230,12 @@ def _look(pixels: np.ndarray, outline: Outline, look: Look) -> Found:
     slack = math.ceil((REACH + 0.2) * look.unit / step) + 1
     count = round((look.larger - look.smaller) / step) + 1
     length = inside + count + outside[1]
-    logarithms = look.smaller + step * np.arange(-inside - slack, count + outside[1] + slack)
-    edge, texture, seen = _unwrap(pixels, outline, logarithms)
+    rays, seen = _unwrap(pixels, outline, look.smaller + step * np.arange(-inside - slack, count + outside[1] + slack))
 
     # An outline that is moved a little is a line that is shifted, by so much in each direction.
-    pooled = np.stack([edge, texture, seen], 1).reshape(DIRECTIONS // POOLED, POOLED, 3, -1).mean(1)
+    pooled = np.stack([_pool(part) for part in (_edges(rays, seen, step), _texture(rays, seen), seen)], 1)
     shifted = sliding_window_view(pooled, length, axis=2).transpose(0, 2, 1, 3)
-    waves = WAVES[look.harmonic].reshape(DIRECTIONS // POOLED, POOLED, 2).mean(1)
-    shifts = slack + np.rint(MOVES @ waves.T * (look.unit / step)).astype(int)
+    shifts = slack + np.rint(MOVES @ POOLED_WAVES[:, look.moved].T * (look.unit / step)).astype(int)
     directions = np.arange(DIRECTIONS // POOLED)
     profiles = np.stack([shifted[directions, shift].mean(0) for shift in shifts])  # (moves, 3, length)
 
@@ -253,40 +244,99 @@ def _look(pixels: np.ndarray, outline: Outline, look: Look) -> Found:
     at = slice(inside, inside + count)
     texture_end = np.maximum(_mean(texture, at, -inside, 0) - _mean(texture, at, *outside), 0)
     variance = _mean(edge**2, at, -lines, 0) - _mean(edge, at, -lines, 0) ** 2
-    score = (edge[:, at] + look.lines * np.sqrt(np.maximum(variance, 0))) * (texture_end + PLAIN)
+    score = (edge[:, at] + 6 * np.sqrt(np.maximum(variance, 0))) * (texture_end + PLAIN)
     move, radius = np.unravel_index(score.argmax(), score.shape)
-    better = outline.moved(look.harmonic, MOVES[move] * look.unit, math.exp(look.smaller + step * radius))
-    best = move, inside + radius
-    return Found(better, score[move, radius], edge[best], texture_end[move, radius], profiles[:, 2][best])
+    change = np.zeros(5)
+    change[0], change[look.moved] = look.smaller + step * radius, MOVES[move] * look.unit
+    return Found(outline.changed(change), score[move, radius], profiles[move, 2, inside + radius])
 
 
-def _unwrap(pixels: np.ndarray, outline: Outline, logarithms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return edges, texture and what is within the photo, unwrapped around an outline.
+def _rim(pixels: np.ndarray, outline: Outline) -> tuple[Outline, float]:
+    """Return the rim near an outline, and the certainty of it.
+
+    Every ring is fitted by least squares and weighed by logistic regression; the answer is the weighted mean. Where
+    two rings both may be the rim, it lies between them, and is wrong by half as much as the wrong one would be.
+    """
+    steps = round((SEARCHED + NEIGHBOURS) / STEP)
+    logarithms = STEP * np.arange(-steps, steps + 1)
+    rays, seen = _unwrap(pixels, outline, logarithms)
+    edge = _pool(_edges(rays, seen, STEP))
+    tint = cv2.cvtColor(rays.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[:, :, 1:]
+    bands = [_texture(rays, seen), tint[:, :, 0] * seen, tint[:, :, 1] * seen, seen]
+    sums = np.pad(np.cumsum(np.stack([_pool(band) for band in bands]), axis=2), ((0, 0), (0, 0), (1, 0)))
+    directions = np.arange(len(edge))
+
+    def line(rings: np.ndarray, offset: float = 0) -> np.ndarray:  # (rings, directions): where they lie in `logarithms`
+        return np.clip(steps + np.rint((rings @ POOLED_WAVES.T + offset) / STEP).astype(int), 0, 2 * steps)
+
+    def band(first: float, last: float) -> np.ndarray:  # (4, rings, directions): sums along each direction
+        return sums[:, directions, line(rings, last)] - sums[:, directions, line(rings, first)]
+
+    rings = np.zeros((round(SEARCHED / STEP) + 1, 5))  # rows: logarithm of the radius, shift and tilt
+    rings[:, 0] = np.linspace(-SEARCHED, SEARCHED, len(rings))
+    for gate in GATES:
+        at = directions, line(rings)
+        blur = {"ksize": (0, 0), "sigmaX": gate / STEP, "sigmaY": 0.01}
+        weights = cv2.GaussianBlur(edge**2, **blur)[at] + 1e-3  # what is not seen leaves a ring where it is
+        pulls = cv2.GaussianBlur(edge**2 * logarithms, **blur)[at] + 1e-3 * logarithms[at[1]]
+        normal = np.einsum("rd,di,dj->rij", weights, POOLED_WAVES, POOLED_WAVES)
+        rings = np.linalg.solve(normal, (pulls @ POOLED_WAVES)[..., None])[..., 0]
+
+    thick = cv2.dilate(edge, np.ones((1, 3)))
+    profiles = [thick[directions, line(rings, offset)].mean(1) for offset in np.arange(-NEIGHBOURS, NEIGHBOURS, STEP)]
+    share_seen = _pool(seen)[directions, line(rings)].mean(1)
+    stands_out = thick[directions, line(rings)].mean(1) / (share_seen + 0.15) - np.median(profiles, axis=0)
+    inside, outside = band(-BESIDE, 0), band(APART, APART + BESIDE)
+    texture_end = inside[0].sum(1) / (inside[3].sum(1) + 1) - outside[0].sum(1) / (outside[3].sum(1) + 1)
+    both = np.minimum(inside[3], outside[3]) > BESIDE / STEP / 2
+    change = np.hypot(*(inside[1:3] / np.maximum(inside[3], 1) - outside[1:3] / np.maximum(outside[3], 1)))
+    colour_change = (np.log1p(change) * both).sum(1) / (both.sum(1) + 4)
+
+    score = EDGE * stands_out + TEXTURE * texture_end + COLOUR * colour_change
+    weights = np.exp(score - score.max())
+    near = abs(rings[:, 0] - rings[score.argmax(), 0]) < NEAR
+    return outline.changed(np.average(rings, axis=0, weights=weights * near)), float(
+        (weights * near).sum() / weights.sum()
+    )
+
+
+def _unwrap(pixels: np.ndarray, outline: Outline, logarithms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels unwrapped around an outline, so that it becomes a straight line, and what is within the photo.
 
     Args:
         pixels: (H, W, 3).
-        outline: to unwrap along, so that it becomes a straight line.
+        outline: to unwrap along.
         logarithms: (N,), natural, of the radii, in shares of the outline's; in even steps.
 
     Returns:
-        Three of (directions, N): how far an edge across the radius stands out, 0 to 1; how much the photo changes along
-        the circle, a logarithm, 0 or more; and 1 within the photo, where 0 makes both of the others 0 too.
+        (directions, N, 3), and (directions, N), 1 within the photo and 0 outside.
     """
-    radii = outline.radius * (1 + WAVES[TILT] @ outline.tilt)[:, None] * np.exp(logarithms)
-    x, y = ((centre - 0.5 + wave[:, None] * radii) for centre, wave in zip(outline[:2], WAVES[SHIFT].T, strict=True))
+    radii = outline.radius * (1 + WAVES[:, TILT] @ outline.tilt)[:, None] * np.exp(logarithms)
+    x, y = (centre - 0.5 + wave[:, None] * radii for centre, wave in zip(outline[:2], WAVES[:, SHIFT].T, strict=True))
     x, y = x.astype(np.float32), y.astype(np.float32)
     seen = (x >= 0) & (y >= 0) & (x <= pixels.shape[1] - 1) & (y <= pixels.shape[0] - 1)
-    rays = cv2.remap(pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), seen.astype(np.float32)
 
+
+def _edges(rays: np.ndarray, seen: np.ndarray, step: float) -> np.ndarray:
+    """Return how far an edge across the radius stands out, 0 to 1, (directions, N)."""
     smooth = cv2.GaussianBlur(rays.astype(np.float32), (7, 9), sigmaX=1.2, sigmaY=1.5)
     change = np.zeros(seen.shape, np.float32)
-    change[:, 1:-1] = np.abs(smooth[:, 2:] - smooth[:, :-2]).max(2) * (seen[:, 2:] & seen[:, :-2])
-    window = 2 * round(EDGE_WINDOW / 2 / (logarithms[1] - logarithms[0])) + 1
-    edge = cv2.dilate(change / (change + cv2.blur(change, (window, 5)) + NOISE), np.ones((1, 3)))
+    change[:, 1:-1] = np.abs(smooth[:, 2:] - smooth[:, :-2]).max(2) * (seen[:, 2:] * seen[:, :-2])
+    window = 2 * round(EDGE_WINDOW / 2 / step) + 1
+    return change / (change + cv2.blur(change, (window, 5)) + NOISE)
 
+
+def _texture(rays: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return how much the photo changes along the circle, a logarithm, 0 or more, (directions, N)."""
     grey = cv2.cvtColor(rays, cv2.COLOR_RGB2GRAY).astype(np.float32)
     along = np.abs(np.roll(grey, -1, axis=0) - np.roll(grey, 1, axis=0))
-    return edge, np.log1p(along / NOISE) * seen, seen.astype(np.float32)
+    return np.log1p(along / NOISE) * seen
+
+
+def _pool(unwrapped: np.ndarray) -> np.ndarray:
+    """Return the means of `POOLED` directions each."""
+    return unwrapped.reshape(DIRECTIONS // POOLED, POOLED, -1).mean(1)
 
 
 def _mean(profiles: np.ndarray, at: slice, first: int, last: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks import coin_finding
 from coinkit.coin_finder import GROUND, MARGIN, SURE, Coin, CoinNotFound, cut_out, find_coin, join_faces
+from coinkit.photos import open_photo
 
 PHOTOS = Path(os.environ.get("RAW_COIN_PHOTOS", ROOT.parent / "shared" / "coins" / "raw"))
 SILVER, COPPER = (170, 170, 165), (165, 105, 70)
@@ -67,22 +68,25 @@ def test_coins_are_found_at_their_rim(size, coin, options):
     assert SURE <= found.certainty <= 1
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1", "I;16", "F"])
-def test_photos_of_any_mode_are_searched(mode):
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1", "I;16"])
+def test_photos_of_any_mode_are_searched(mode, tmp_path):
     coin = Coin(160, 150, 110, 1)
     photo = draw_coin(320, 300, coin)
     if mode == "I;16":
         photo = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
-    assert coin_finding.error(find_coin(photo.convert(mode) if photo.mode != mode else photo), coin) < 0.03
+    path = tmp_path / ("photo.tif" if mode == "CMYK" else "photo.png")
+    (photo.convert(mode) if photo.mode != mode else photo).save(path)
+    assert coin_finding.error(find_coin(open_photo(path, *photo.size)[0]), coin) < 0.03
 
 
-def test_a_coin_that_was_cut_out_is_found_on_white():
+def test_a_coin_that_was_cut_out_is_found_on_white(tmp_path):
     coin = Coin(160, 150, 110, 1)
     photo = draw_coin(320, 300, coin, ground=0)
     mask = Image.new("L", photo.size)
     ImageDraw.Draw(mask).circle((coin.x, coin.y), coin.radius, fill=255)
     photo.putalpha(mask)
-    assert coin_finding.error(find_coin(photo), coin) < coin_finding.RIGHT
+    photo.save(tmp_path / "photo.png")
+    assert coin_finding.error(find_coin(open_photo(tmp_path / "photo.png", *photo.size)[0]), coin) < coin_finding.RIGHT
 
 
 def test_of_two_coins_one_is_found():
@@ -100,7 +104,7 @@ def test_of_two_coins_one_is_found():
         (Image.new("RGB", (2000, 3)), "too small"),
         (Image.new("RGB", (0, 0)), "too small"),
         (Image.new("RGB", (500, 400), "white"), "plain"),
-        (Image.linear_gradient("L"), "plain"),
+        (Image.linear_gradient("L").convert("RGB"), "plain"),
         (Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)), "round"),
         (draw_coin(600, 600, Coin(0, 300, 200, 1)), "cut off"),
         (draw_coin(600, 600, Coin(600, 0, 300, 1)), "cut off"),
