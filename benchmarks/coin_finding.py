@@ -1,4 +1,4 @@
-"""Right in 0.912 of 80 photos that it was chosen on and in 0.829 of 70 others; within 5 % in 1.000 and 0.971 of them
+"""Right in 0.960 of 150 photos and within 5 % in 0.993 of them; of those that it is sure of, in 0.972 and 1.000
 
 How well coinkit/coin_finder.py finds the coin in photos whose coins have been marked by hand
 
@@ -7,15 +7,17 @@ How well coinkit/coin_finder.py finds the coin in photos whose coins have been m
 
 FOLDER holds photos and circles.json, a list of {"file", "x", "y", "r"}: the path of a photo in FOLDER, and the centre
 and radius of its coin in pixels. The error of a photo is how far the centre is off plus how far the radius is off, both
-in shares of the radius. Everything in coinkit/coin_finder.py was chosen on the photos of the first row; the second row
-is the rest. The sheet shows the coins found worst: green as set by hand, red as found.
+in shares of the radius. The sheet shows the coins found worst: green as set by hand, red as found.
+
+All photos were looked at while coinkit/coin_finder.py was written, so new photos may do worse. With its weights EDGE,
+TEXTURE and COLOUR learned without a fifth of the grades, and tried on that fifth, 0.96 are right, the mean of five
+folds; the single folds range from 0.89 to 1.00. Small changes of its other constants gave 0.92 to 0.97.
 """
 
 import argparse
 import json
 import math
 import time
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,8 +59,7 @@ def main() -> None:
     print("| photos | count | right | within 5 % | median | 95 % | worst", end=" | ")
     print("sure | right of sure | worst of sure | no coin |")
     print("| --- " * 11 + "|")
-    for name, tuned in (("chosen on", True), ("the rest", False)):
-        print_row(name, [result for result in results if was_tuned_on(result.path.relative_to(args.photos)) == tuned])
+    print_row("all", results)
     print(f"\nRight: an error up to {RIGHT:.1%}. Sure: a certainty of {SURE} or more. ", end="")
     print(f"{1000 * np.median([result.seconds for result in results]):.0f} ms a photo, the median, without decoding.")
     draw_worst(sorted(results, key=lambda result: -result.error)[: args.worst], args.sheet)
@@ -68,11 +69,6 @@ def main() -> None:
 def read_circles(folder: Path) -> list[dict]:
     """Return the rows of circles.json."""
     return json.loads((folder / "circles.json").read_text("utf-8"))
-
-
-def was_tuned_on(file: Path) -> bool:
-    """Tell whether a photo, by its path in the folder, is of the part that coinkit/coin_finder.py was chosen on."""
-    return zlib.crc32(file.as_posix().encode()) % 2 == 1
 
 
 def error(found: Coin, marked: Coin) -> float:
@@ -97,8 +93,6 @@ def measure(folder: Path, row: dict) -> Result:
 
 def print_row(name: str, results: list[Result]) -> None:
     """Print what became of some photos, as a row of a table."""
-    if not results:
-        return
     errors = np.array([result.error for result in results])
     sure = np.array([result.error for result in results if result.found and result.found.certainty >= SURE])
     median, most = np.percentile(errors, (50, 95), method="lower")

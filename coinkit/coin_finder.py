@@ -21,7 +21,7 @@ GROUND = (128, 128, 128)  # what is put around every coin: near the mean, so tha
 SMALLEST_SIDE = 32  # pixels of a photo; below this nothing is told apart
 RADII = (0.08, 0.6)  # of the shorter side of the photo: the coins that are looked for
 SURE = 0.75  # certainty from which on a coin can be used unseen; benchmarks/coin_finding.py says how often it is right
-LEAST_CERTAIN = 0.5  # below this there is no coin
+LEAST_CERTAIN = 0.4  # below this there is no coin
 LEAST_SEEN = 0.6  # share of the rim within the photo; below this the coin is cut off
 
 # Longest side, in pixels, of the copies that are worked on, each made of the one before; and the radius at the end.
@@ -32,28 +32,29 @@ CENTRES = 2  # points that are looked around
 DIRECTIONS = 256  # in which the photo is unwrapped
 POOLED = 4  # so many directions are then taken together
 NOISE = 2  # grey levels that mean nothing
-EDGE_WINDOW = 0.18  # of the radius: an edge has to stand out of so much around it
+
+# Shares of the radius.
+EDGE_WINDOW = 0.18  # an edge has to stand out of so much around it
+OUTSIDE = 0.02, 0.08  # what lies around a ring; closer to a coin, holders have lines and glints
+INSIDE, JUST_INSIDE = 0.2, 0.06  # what lies within a ring: for the first outlines, and for the rim
+NEIGHBOURS = 0.12  # where other rings are
 
 # How the first outlines are compared.
-INSIDE, OUTSIDE = 0.2, (0.01, 0.08)  # of the radius: where texture is compared, from the rim inwards and outwards
-LINES = 0.13  # of the radius, from the rim inwards: where other rings of the coin are
 PLAIN = 0.3  # what an edge counts where no texture ends, for worn coins and for coins on rough ground
 REACH = 4  # steps by which an outline is moved, at most
 MOVES = np.array(
     [(a, b) for a in range(-REACH, REACH + 1) for b in range(-REACH, REACH + 1) if a * a + b * b <= REACH * REACH + 1]
 )
 
-# How the rim is told from the rings beside it; all lengths are shares of the radius.
+# How the rim is told from the rings beside it; lengths are shares of the radius.
+FITS = 2  # each starts from the rim that the one before found
 STEP = 0.004  # between radii
 SEARCHED = 0.2  # rings are looked for so much further in and out
-GATES = (0.02, 0.01, 0.007)  # how far a ring is drawn to an edge, each time that it is fitted
-NEIGHBOURS = 0.15  # the edges of a ring have to be more than what is usual so far in and out
-BESIDE, APART = 0.06, 0.02  # width of the bands that are compared; and how far from a ring the outer one lies, for
-# texture, since holders have lines and glints close to the coin
-# What a ring counts for its edge, its texture and its colour: from a logistic regression on photos marked by hand,
-# rounded. Any of them may be half as much again, and hardly a coin is found elsewhere.
-EDGE, TEXTURE, COLOUR = 8, 3, 3
-NEAR = 0.03  # rings so close to the best one are averaged
+GATES = (0.02, 0.01, 0.007)  # how far away edges still draw a ring, each time that it is fitted
+# What a ring counts for its edges, the texture that ends and the colour that changes there: by logistic regression on
+# photos marked by hand, and rounded. A third more or less of any of them hardly matters.
+EDGE, TEXTURE, COLOUR = 9, 3, 3
+NEAR = 0.03  # rings that are so close to the best one are averaged with it
 
 ANGLES = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
 WAVES = np.stack([np.ones(DIRECTIONS)] + [wave(n * ANGLES) for n in (1, 2) for wave in (np.cos, np.sin)], 1)
@@ -88,7 +89,7 @@ class Outline(NamedTuple):
     tilt: tuple[float, float] = (0.0, 0.0)
 
     def changed(self, change: np.ndarray) -> "Outline":
-        """Return the outline after a change: the logarithm of its growth, and shift and tilt in shares of its radius."""
+        """Return the outline after a change: (5,), logarithm of the growth, shift in shares of the radius, and tilt."""
         radius = self.radius * math.exp(change[0])
         x, y = np.add((self.x, self.y), radius * change[SHIFT])
         return Outline(x, y, radius, tuple(self.tilt + change[TILT]))
@@ -157,7 +158,8 @@ def find_coin(photo: Image.Image) -> Coin:
     for look in CLOSER_LOOKS:
         found = _look(fine, outline, look)
         outline = found.outline
-    outline, certainty = _rim(fine, outline)
+    for _ in range(FITS):
+        outline, certainty = _rim(fine, outline)
     if certainty < LEAST_CERTAIN:
         raise CoinNotFound("nothing round that looks like a coin")
     if found.seen < LEAST_SEEN:
@@ -208,8 +210,10 @@ def _centres(pixels: np.ndarray) -> np.ndarray:
     y, x = np.nonzero(strength > 1.2 * (cv2.blur(strength, (25, 25)) + NOISE))
     radii = np.arange(*np.multiply(RADII, min(height, width)), 2, dtype=np.float32)
     radii = np.concatenate([-radii, radii])  # an edge may be darker on either side
-    columns = ((x + 0.5)[:, None] + (across[y, x] / strength[y, x])[:, None] * radii).astype(int) // 2
-    rows = ((y + 0.5)[:, None] + (down[y, x] / strength[y, x])[:, None] * radii).astype(int) // 2
+    columns, rows = (
+        ((start[:, None] + 0.5 + (slope[y, x] / strength[y, x])[:, None] * radii) / 2).astype(np.int32)
+        for start, slope in ((x.astype(np.float32), across), (y.astype(np.float32), down))
+    )
     shape = (height // 2 + 1, width // 2 + 1)  # of cells of 2 x 2 pixels
     within = (columns >= 0) & (rows >= 0) & (columns < shape[1]) & (rows < shape[0])
     votes = np.bincount((rows * shape[1] + columns)[within], minlength=shape[0] * shape[1]).reshape(shape)
@@ -226,7 +230,7 @@ def _centres(pixels: np.ndarray) -> np.ndarray:
 def _look(pixels: np.ndarray, outline: Outline, look: Look) -> Found:
     """Return the best of all outlines near one that is known."""
     step = look.step
-    inside, lines, outside = round(INSIDE / step), round(LINES / step), [round(part / step) for part in OUTSIDE]
+    inside, lines, outside = round(INSIDE / step), round(NEIGHBOURS / step), [round(part / step) for part in OUTSIDE]
     slack = math.ceil((REACH + 0.2) * look.unit / step) + 1
     count = round((look.larger - look.smaller) / step) + 1
     length = inside + count + outside[1]
@@ -254,50 +258,62 @@ def _look(pixels: np.ndarray, outline: Outline, look: Look) -> Found:
 def _rim(pixels: np.ndarray, outline: Outline) -> tuple[Outline, float]:
     """Return the rim near an outline, and the certainty of it.
 
-    Every ring is fitted by least squares and weighed by logistic regression; the answer is the weighted mean. Where
-    two rings both may be the rim, it lies between them, and is wrong by half as much as the wrong one would be.
+    Where two rings both may be the rim, their weighted mean lies between them, and is less wrong than the wrong one.
     """
     steps = round((SEARCHED + NEIGHBOURS) / STEP)
     logarithms = STEP * np.arange(-steps, steps + 1)
     rays, seen = _unwrap(pixels, outline, logarithms)
-    edge = _pool(_edges(rays, seen, STEP))
-    tint = cv2.cvtColor(rays.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[:, :, 1:]
-    bands = [_texture(rays, seen), tint[:, :, 0] * seen, tint[:, :, 1] * seen, seen]
-    sums = np.pad(np.cumsum(np.stack([_pool(band) for band in bands]), axis=2), ((0, 0), (0, 0), (1, 0)))
+    tint = cv2.cvtColor(rays.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[:, :, 1:] * seen[:, :, None]
+    edge, texture, red, blue, seen = (
+        _pool(part) for part in (_edges(rays, seen, STEP), _texture(rays, seen), *cv2.split(tint), seen)
+    )
+    rings = _fit_rings(edge, logarithms)
     directions = np.arange(len(edge))
 
-    def line(rings: np.ndarray, offset: float = 0) -> np.ndarray:  # (rings, directions): where they lie in `logarithms`
+    def along(offset: float) -> np.ndarray:  # (rings, directions): places in `logarithms`, so far outside each ring
         return np.clip(steps + np.rint((rings @ POOLED_WAVES.T + offset) / STEP).astype(int), 0, 2 * steps)
 
-    def band(first: float, last: float) -> np.ndarray:  # (4, rings, directions): sums along each direction
-        return sums[:, directions, line(rings, last)] - sums[:, directions, line(rings, first)]
-
-    rings = np.zeros((round(SEARCHED / STEP) + 1, 5))  # rows: logarithm of the radius, shift and tilt
-    rings[:, 0] = np.linspace(-SEARCHED, SEARCHED, len(rings))
-    for gate in GATES:
-        at = directions, line(rings)
-        blur = {"ksize": (0, 0), "sigmaX": gate / STEP, "sigmaY": 0.01}
-        weights = cv2.GaussianBlur(edge**2, **blur)[at] + 1e-3  # what is not seen leaves a ring where it is
-        pulls = cv2.GaussianBlur(edge**2 * logarithms, **blur)[at] + 1e-3 * logarithms[at[1]]
-        normal = np.einsum("rd,di,dj->rij", weights, POOLED_WAVES, POOLED_WAVES)
-        rings = np.linalg.solve(normal, (pulls @ POOLED_WAVES)[..., None])[..., 0]
-
     thick = cv2.dilate(edge, np.ones((1, 3)))
-    profiles = [thick[directions, line(rings, offset)].mean(1) for offset in np.arange(-NEIGHBOURS, NEIGHBOURS, STEP)]
-    share_seen = _pool(seen)[directions, line(rings)].mean(1)
-    stands_out = thick[directions, line(rings)].mean(1) / (share_seen + 0.15) - np.median(profiles, axis=0)
-    inside, outside = band(-BESIDE, 0), band(APART, APART + BESIDE)
+    offsets = np.arange(-NEIGHBOURS, NEIGHBOURS, 2 * STEP)
+    usual = np.median([thick[directions, along(offset)].mean(1) for offset in offsets], axis=0)
+    share_seen = seen[directions, along(0)].mean(1)
+    stands_out = thick[directions, along(0)].mean(1) / (share_seen + 0.15) - usual
+
+    sums = np.pad(np.cumsum([texture, red, blue, seen], axis=2), ((0, 0), (0, 0), (1, 0)))
+    inside, outside = (
+        sums[:, directions, along(last)] - sums[:, directions, along(first)]
+        for first, last in ((-JUST_INSIDE, 0), OUTSIDE)
+    )
     texture_end = inside[0].sum(1) / (inside[3].sum(1) + 1) - outside[0].sum(1) / (outside[3].sum(1) + 1)
-    both = np.minimum(inside[3], outside[3]) > BESIDE / STEP / 2
+    both_seen = np.minimum(inside[3], outside[3]) > JUST_INSIDE / STEP / 2
     change = np.hypot(*(inside[1:3] / np.maximum(inside[3], 1) - outside[1:3] / np.maximum(outside[3], 1)))
-    colour_change = (np.log1p(change) * both).sum(1) / (both.sum(1) + 4)
+    colour_change = (np.log1p(change) * both_seen).sum(1) / (both_seen.sum(1) + 4)
 
     score = EDGE * stands_out + TEXTURE * texture_end + COLOUR * colour_change
     weights = np.exp(score - score.max())
-    near = abs(rings[:, 0] - rings[score.argmax(), 0]) < NEAR
-    return outline.changed(np.average(rings, axis=0, weights=weights * near)), float(
-        (weights * near).sum() / weights.sum()
-    )
+    near = weights * (abs(rings[:, 0] - rings[score.argmax(), 0]) < NEAR)
+    return outline.changed(near @ rings / near.sum()), float(near.sum() / weights.sum())
+
+
+def _fit_rings(edge: np.ndarray, logarithms: np.ndarray) -> np.ndarray:
+    """Return the rings that the edges show, by least squares from many radii, (rings, 5), as `Outline.changed` takes.
+
+    One ring may be there many times. It then counts as often: the wider the gap around it, the clearer it is.
+    """
+    directions = np.arange(len(edge))
+    rings = np.zeros((round(SEARCHED / STEP) + 1, 5))
+    rings[:, 0] = np.linspace(-SEARCHED, SEARCHED, len(rings))
+    for gate in GATES:
+        strength, moment = (
+            cv2.GaussianBlur(part, (0, 0), sigmaX=gate / STEP, sigmaY=0.01) for part in (edge**2, edge**2 * logarithms)
+        )
+        at = rings @ POOLED_WAVES.T
+        place = directions, np.clip(np.rint((at - logarithms[0]) / STEP).astype(int), 0, len(logarithms) - 1)
+        weights = strength[place] + 1e-3  # where no edge is seen, a ring stays where it is
+        pulls = moment[place] + 1e-3 * at
+        normal = np.einsum("rd,di,dj->rij", weights, POOLED_WAVES, POOLED_WAVES)
+        rings = np.linalg.solve(normal, (pulls @ POOLED_WAVES)[..., None])[..., 0]
+    return rings
 
 
 def _unwrap(pixels: np.ndarray, outline: Outline, logarithms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -322,7 +338,8 @@ def _edges(rays: np.ndarray, seen: np.ndarray, step: float) -> np.ndarray:
     """Return how far an edge across the radius stands out, 0 to 1, (directions, N)."""
     smooth = cv2.GaussianBlur(rays.astype(np.float32), (7, 9), sigmaX=1.2, sigmaY=1.5)
     change = np.zeros(seen.shape, np.float32)
-    change[:, 1:-1] = np.abs(smooth[:, 2:] - smooth[:, :-2]).max(2) * (seen[:, 2:] * seen[:, :-2])
+    steps = cv2.absdiff(smooth[:, 2:], smooth[:, :-2])
+    change[:, 1:-1] = np.maximum.reduce(cv2.split(steps)) * (seen[:, 2:] * seen[:, :-2])
     window = 2 * round(EDGE_WINDOW / 2 / step) + 1
     return change / (change + cv2.blur(change, (window, 5)) + NOISE)
 

@@ -167,6 +167,6 @@ def test_the_benchmark_prints_figures_and_draws_the_worst(tmp_path, monkeypatch,
 def test_real_coins_are_found():
     results = [coin_finding.measure(PHOTOS, row) for row in coin_finding.read_circles(PHOTOS)]
     errors = np.array([result.error for result in results])
-    assert np.mean(errors <= coin_finding.RIGHT) > 0.84
-    assert np.mean(errors <= 0.05) > 0.96
-    assert max(result.error for result in results if result.found and result.found.certainty >= SURE) < 0.08
+    assert np.mean(errors <= coin_finding.RIGHT) > 0.92
+    assert np.mean(errors <= 0.05) > 0.98
+    assert max(result.error for result in results if result.found and result.found.certainty >= SURE) < 0.05
