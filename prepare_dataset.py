@@ -4,6 +4,9 @@
     python prepare_dataset.py --dry-run                             only report, write nothing
     python prepare_dataset.py --source ~/coins --ratios 60 20 20    other photos, other ratios
 
+Two photos of a coin, images/<grade>/obverse/1.jpg and images/<grade>/reverse/1.jpg, are one: the coin is cut out of
+both. coin_dataset/cut_coins.html shows how; a circle in images/circles.csv (file,x,y,radius) corrects it.
+
 Photos of one coin stay in one split, so that the test split has only coins that the model has never seen. After adding
 photos, or after an interruption, run it again: photos in the dataset keep their split and are not decoded again.
 coin_dataset/manifest.csv lists every photo that was found, and why a photo was left out.
@@ -31,7 +34,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, printable, quoted, run, usable_cores, worker_pool
+from coinkit.cut_page import CUT_PAGE, write_cut_page
 from coinkit.dataset_report import print_crossing, print_left_out, print_other_files, print_report
+from coinkit.faces import Faces, find_coins, first_file, format_circles, open_coin, read_circles, source_of
 from coinkit.files import (
     DISK_FULL,
     atomic_folder,
@@ -45,7 +50,7 @@ from coinkit.files import (
 from coinkit.grades import class_name
 from coinkit.manifest import MISSING, Photo, append_to_manifest, read_manifest, usable, write_manifest
 from coinkit.near_duplicates import GROUPINGS, assign_groups, other_hashes, perceptual_hash
-from coinkit.photos import DATASET, PHOTO_FOLDER, PhotoError, find_photos, open_photo, photo_notes, prefetch
+from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, PhotoError, find_photos, prefetch
 from coinkit.splits import CROSSING, assign_splits
 
 SOURCE = Path("images")
@@ -66,7 +71,9 @@ EXPECTED_FOLDERS = f"""Put the photos into folders like these:
         ...
     ms65/
       {PHOTO_FOLDER}/
-        ..."""
+        ...
+
+or, for two photos of each coin with the same name, into vf30/obverse/ and vf30/reverse/."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -78,6 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--ratios", type=float, nargs=3, default=RATIOS, metavar=("TRAIN", "VAL", "TEST"), help="shares, in any unit")
     add("--seed", type=int, default=SEED, help="the same seed and photos give the same splits")
     add("--size", type=int, nargs=2, default=SIZE, metavar=("WIDTH", "HEIGHT"), help="of prepared photos, in pixels")
+    add("--cut", action="store_true", help=f"cut the coins out of the photos in {PHOTO_FOLDER}/, too")
     add("--full-size", choices=("link", "copy"), help="do not shrink photos, but hard-link or copy their files")
     add("--workers", type=int, default=min(usable_cores(), 61), help="processes that read photos (Windows: at most 61)")
     add("--min-per-grade", type=int, default=1, help="leave out grades with fewer photos")
@@ -90,6 +98,8 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if not all(0 <= ratio < math.inf for ratio in args.ratios) or not args.ratios[0]:
         parser.error("--ratios must be numbers of at least 0, and TRAIN must be above 0")
+    if args.cut and args.full_size:
+        parser.error("--cut makes new photos, of --size, so there is no --full-size")
     parser.check_minimum(args, 1, "size", "workers")
     return args
 
@@ -108,6 +118,8 @@ def main() -> None:
         print("\nA dry run: nothing was written.")
     else:
         data = "" if args.output == DATASET else f" --data {quoted(args.output)}"
+        if (output / CUT_PAGE).exists():
+            print(f"\nCheck how the coins were cut out: {args.output / CUT_PAGE}, the least sure first.")
         print(f"\nThe dataset is in {args.output}. Next: python coin_classifier_custom.py{data}")
         print("Without a GPU, add --preset narrow.")
 
@@ -135,6 +147,7 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
             select_and_split(photos, previous, args)
             assign_output_paths(photos)
             fill_dataset(new_dataset, photos, staging, previous, output)
+            write_cut_page(new_dataset, photos, args.source)
         except OSError as error:
             if error.errno in DISK_FULL:
                 shutil.rmtree(staging, ignore_errors=True)  # frees space; after any other error, the next run goes on
@@ -155,7 +168,9 @@ def check_output(output: Path, source: Path) -> list[Photo]:
     if output == source or output in source.parents:
         raise UserError(f"--output {output} contains the photos of --source {source}: choose another folder.")
     photos = read_manifest(output)
-    expected = {str(output / photo.output) for photo in photos} | {str(output / "manifest.csv")}
+    expected = {str(output / photo.output) for photo in photos} | {
+        str(output / name) for name in ("manifest.csv", CUT_PAGE)
+    }
     for folder, subfolders, names in os.walk(output):
         subfolders[:] = [name for name in subfolders if not is_system_file(name)]
         for path in (os.path.join(folder, name) for name in names if not is_system_file(name)):
@@ -168,22 +183,23 @@ def check_output(output: Path, source: Path) -> list[Photo]:
 
 
 def find_source_photos(args: argparse.Namespace) -> list[Photo]:
-    """Return a row for each photo in <source>/<grade>/6000x3000/, by path, and print which folders have other files.
+    """Return a row for each photo of both faces of a coin in <source>/<grade>/6000x3000/, and for each two photos in
+    obverse/ and reverse/, by path; and print which folders have other files.
 
     Raises:
-        UserError: no photo found.
+        UserError: no photo found, or circles.csv has a mistake.
     """
     if not args.source.is_dir():
         raise UserError(f"no folder {args.source}. {EXPECTED_FOLDERS}")
-    photos = []
-    preparation = args.full_size or f"{args.size[0]}x{args.size[1]} JPEG {JPEG_QUALITY}"
+    jpeg = f"{args.size[0]}x{args.size[1]} JPEG {JPEG_QUALITY}"
+    grade_of = {}  # of each photo
     below = [folder for pattern in ("*/", "*/*/", "*/*/*/") for folder in args.source.glob(pattern)]
     for folder in sorted([args.source, *below]):
         names = folder.relative_to(args.source).parts
         if any(name.startswith(".") or is_system_file(name) for name in names):
             continue
         paths = find_photos(folder)
-        is_used = len(names) == 2 and names[1].lower() == PHOTO_FOLDER
+        is_used = len(names) == 2 and names[1].lower() in (PHOTO_FOLDER, *FACE_FOLDERS)
         grade = class_name(names[0], args.keep_variants) if is_used else ""
         if not grade or grade.startswith("."):  # a grade of ".." would be a folder outside the dataset
             if paths:
@@ -191,28 +207,40 @@ def find_source_photos(args: argparse.Namespace) -> list[Photo]:
                 print(f"Photos not used, because they are not in {place}: {len(paths)} in {printable(folder)}")
             continue
         print_other_files(folder)
-        for path in paths:
-            photo = Photo(path.as_posix(), grade, preparation=preparation)
-            with suppress(OSError):  # for example a broken link; reading it will give the reason
-                status = path.stat()
-                photo.file_bytes, photo.modified_ns = status.st_size, status.st_mtime_ns
-            photos.append(photo)
+        grade_of |= dict.fromkeys(paths, grade)
+    coins, alone = find_coins(grade_of, args.cut, read_circles(args.source))
+    photos = []
+    for coin in coins:
+        photo = Photo(first_file(coin).as_posix(), grade_of[first_file(coin)], preparation=args.full_size or jpeg)
+        if isinstance(coin, Faces):
+            photo.reverse = coin.reverse.as_posix() if coin.reverse else ""
+            photo.circles = format_circles(coin.circles)
+            photo.preparation = f"{jpeg}, cut at {photo.circles}"
+        with suppress(OSError):  # for example a broken link; reading it will give the reason
+            photo.file_bytes, photo.modified_ns = file_state(photo.source)
+            if photo.reverse:
+                photo.reverse_bytes, photo.reverse_modified_ns = file_state(photo.reverse)
+        photos.append(photo)
+    photos += [Photo(path.as_posix(), grade_of[path], reason=reason) for path, reason in alone.items()]
     if not photos:
         raise UserError(f"no photos in {args.source}/<grade>/{PHOTO_FOLDER}/. {EXPECTED_FOLDERS}")
     return photos
+
+
+def file_state(path: str) -> tuple[int, int]:
+    """Return the size and the modification time of a file, which tell whether it has changed."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 def estimate_bytes(photos: list[Photo], previous: list[Photo], args: argparse.Namespace) -> int:
     """Estimate the disk space that is needed, in bytes. Unchanged photos need none: they are hard links."""
     in_dataset = {old.source: old for old in previous if old.output}
     new = [photo for photo in photos if not is_unchanged(photo, in_dataset.get(photo.source))]
-    if args.full_size == "link":
-        photo_bytes = 0
-    elif args.full_size == "copy":
-        photo_bytes = sum(photo.file_bytes for photo in new)
-    else:
-        photo_bytes = int(len(new) * args.size[0] * args.size[1] * JPEG_BYTES_PER_PIXEL)
-    return photo_bytes + MANIFEST_BYTES_PER_PHOTO * len(photos)
+    copied = sum(photo.file_bytes for photo in new if photo.preparation == "copy")
+    made = sum(photo.preparation not in ("copy", "link") for photo in new)
+    jpeg_bytes = int(made * args.size[0] * args.size[1] * JPEG_BYTES_PER_PIXEL)
+    return copied + jpeg_bytes + MANIFEST_BYTES_PER_PHOTO * len(photos)
 
 
 def is_unchanged(photo: Photo, old: Photo | None) -> bool:
@@ -222,7 +250,13 @@ def is_unchanged(photo: Photo, old: Photo | None) -> bool:
     """
     if not old or not old.width:
         return False
-    return all(getattr(photo, name) == getattr(old, name) for name in ("file_bytes", "modified_ns", "preparation"))
+    return source_state(photo) == source_state(old)
+
+
+def source_state(photo: Photo) -> tuple:
+    """Return what tells whether a photo has to be read again: its files, and how it is prepared."""
+    files = (photo.file_bytes, photo.modified_ns, photo.reverse, photo.reverse_bytes, photo.reverse_modified_ns)
+    return *files, photo.preparation
 
 
 def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, args: argparse.Namespace) -> None:
@@ -235,6 +269,8 @@ def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, args:
     in_dataset, in_staging = ({old.source: old for old in rows} for rows in (previous, interrupted))
     to_read = []
     for index, photo in enumerate(photos):
+        if photo.reason:
+            continue
         old, staged = in_dataset.get(photo.source), in_staging.get(photo.source)
         if old and old.grade == photo.grade:
             photo.output = old.output  # keeps its name
@@ -249,7 +285,7 @@ def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, args:
         staging.mkdir(exist_ok=True)
         write_manifest(staging, interrupted)
     target = None if args.dry_run else staging
-    read = partial(read_photo, staging=target, size=tuple(args.size), full_size=args.full_size)
+    read = partial(read_photo, staging=target, size=tuple(args.size))
     done = len(photos) - len(to_read)
     try:
         with (
@@ -273,8 +309,7 @@ def reuse_row(photo: Photo, old: Photo) -> Photo:
 
 def staged_name(photo: Photo) -> str:
     """Return the file name of a prepared photo in the staging folder; once the photo changes, it is a new one."""
-    state = (photo.source, photo.file_bytes, photo.modified_ns, photo.preparation)
-    return hashlib.sha256(repr(state).encode()).hexdigest()
+    return hashlib.sha256(repr((photo.source, *source_state(photo))).encode()).hexdigest()
 
 
 def start_worker() -> None:
@@ -285,28 +320,34 @@ def start_worker() -> None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def read_photo(photo: Photo, staging: Path | None, size: tuple[int, int], full_size: str | None) -> Photo:
+def read_photo(photo: Photo, staging: Path | None, size: tuple[int, int]) -> Photo:
     """Decode, check and hash a photo, and write the prepared photo to `staging`, in a worker process."""
-    source = Path(photo.source)
     try:
-        pixels, (photo.width, photo.height) = open_photo(source, *size)
-        with source.open("rb") as file:
-            photo.digest = hashlib.file_digest(file, "sha256").hexdigest()
+        coin = open_coin(source_of(photo), *size)
+        photo.digest = "".join(map(file_digest, filter(None, (photo.source, photo.reverse))))
     except (PhotoError, OSError) as error:
         photo.reason = str(error)
         return photo
-    photo.perceptual_hash, photo.other_hashes = perceptual_hash(pixels), other_hashes(pixels)
-    photo.note = ", ".join(photo_notes(pixels, (photo.width, photo.height)))
+    photo.width, photo.height = coin.original_size
+    photo.circles = format_circles(coin.circles)
+    photo.perceptual_hash, photo.other_hashes = perceptual_hash(coin.photo), other_hashes(coin.photo)
+    photo.note = ", ".join(coin.notes)
     if staging:
         target = staging / staged_name(photo)
         target.unlink(missing_ok=True)  # an interrupted run may have written half of it
-        if full_size == "link":
-            link_or_copy(source, target)
-        elif full_size == "copy":
-            shutil.copy2(source, target)
+        if photo.preparation == "link":
+            link_or_copy(Path(photo.source), target)
+        elif photo.preparation == "copy":
+            shutil.copy2(photo.source, target)
         else:
-            pixels.save(target, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+            coin.photo.save(target, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return photo
+
+
+def file_digest(path: str) -> str:
+    """Return the SHA-256 digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---------------------------------------------------------------- which photos are used, and in which split

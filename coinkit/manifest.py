@@ -3,7 +3,8 @@
 import csv
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -26,9 +27,9 @@ class Photo:
     grade: str
     split: str = ""  # a photo that is left out keeps the split it had, in case it can be used again
     output: str = ""  # path in the dataset's folder; empty if left out
-    width: int = 0  # of the upright source photo, in pixels; 0 if it could not be read
+    width: int = 0  # of the upright source photo, or of its cut faces side by side, in pixels; 0 if it was not read
     height: int = 0
-    digest: str = ""  # SHA-256 of the source file
+    digest: str = ""  # SHA-256 of the source file; with a photo of the reverse, that of both, one after the other
     group: str = ""  # the same for all photos of one coin
     match: str = ""  # how the photo came into its group
     reason: str = ""  # why the photo was left out; empty if it is used
@@ -38,10 +39,18 @@ class Photo:
     file_bytes: int = 0  # size and modification time of the source file tell whether it has changed
     modified_ns: int = 0
     preparation: str = ""  # the settings that the prepared photo was made with
+    reverse: str = ""  # path of the photo of the reverse, if it is one of its own; `source` then shows the obverse
+    reverse_bytes: int = 0
+    reverse_modified_ns: int = 0
+    circles: str = (
+        ""  # where the faces were cut out, in pixels: see coinkit.faces.format_circles; empty if they were not
+    )
 
 
 COLUMNS = {field.name: field.type for field in fields(Photo)}
 NUMBERS = [name for name, kind in COLUMNS.items() if kind is int]
+CIRCLE = r"(?:\?|-?\d+\.\d+(?: -?\d+\.\d+){3})"  # see coinkit.faces.format_circles
+CIRCLES = re.compile(f"(?:{CIRCLE}; {CIRCLE})?")
 HEX_DIGITS = re.compile("(?:[0-9a-f]{64}){0,3}")  # a SHA-256 digest, perceptual hashes
 _get_values = attrgetter(*COLUMNS)
 
@@ -68,6 +77,19 @@ def read_manifest(folder: Path) -> list[Photo]:
     path = folder / "manifest.csv"
     if not path.is_file():
         return []
+    with table_reader(path) as rows:
+        try:
+            return [_parse_row(row) for row in rows if any(row.values())]
+        except (TypeError, ValueError, csv.Error) as error:
+            raise UserError(
+                f"{path} is damaged near line {rows.line_num + 1} ({error}): put a backup of it there. Without one, "
+                f"move {folder} away; all photos are then split anew."
+            ) from None
+
+
+@contextmanager
+def table_reader(path: Path) -> Iterator[csv.DictReader]:
+    """Yield a reader of the rows of a CSV file, in whatever way a spreadsheet has saved it."""
     with path.open("rb") as file:
         utf_16 = file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)
     with path.open(newline="", encoding="utf-16" if utf_16 else "utf-8-sig", errors="surrogateescape") as file:
@@ -75,14 +97,7 @@ def read_manifest(folder: Path) -> list[Photo]:
         if header.startswith("sep="):  # Excel's own line
             header = file.readline()
         separator = max(",;\t", key=header.count)
-        reader = csv.DictReader(file, next(csv.reader([header], delimiter=separator), []), delimiter=separator)
-        try:
-            return [_parse_row(row) for row in reader if any(row.values())]
-        except (TypeError, ValueError, csv.Error) as error:
-            raise UserError(
-                f"{path} is damaged near line {reader.line_num + 1} ({error}): put a backup of it there. Without one, "
-                f"move {folder} away; all photos are then split anew."
-            ) from None
+        yield csv.DictReader(file, next(csv.reader([header], delimiter=separator), []), delimiter=separator)
 
 
 def _parse_row(row: dict[str, str]) -> Photo:
@@ -91,9 +106,11 @@ def _parse_row(row: dict[str, str]) -> Photo:
     photo = Photo(**known | {name: _parse_number(known[name]) for name in NUMBERS if name in known})
     if not photo.source or photo.split not in ("", *SPLITS):
         raise ValueError(f"source {photo.source!r}, split {photo.split!r}")
-    if not all(map(HEX_DIGITS.fullmatch, (photo.digest, photo.perceptual_hash, photo.other_hashes))):
+    hexadecimal = all(map(HEX_DIGITS.fullmatch, (photo.digest, photo.perceptual_hash, photo.other_hashes)))
+    if not hexadecimal or not CIRCLES.fullmatch(photo.circles):
         photo.digest = photo.perceptual_hash = photo.other_hashes = ""
         photo.width = photo.height = 0
+        photo.circles = ""
     return photo
 
 

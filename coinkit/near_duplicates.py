@@ -22,8 +22,9 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from coinkit.coin_likeness import FACE, Coin, read_faces, trim_border
+from coinkit.faces import open_coin, source_of
 from coinkit.manifest import Photo, usable_or_missing
-from coinkit.photos import PhotoError, open_photo
+from coinkit.photos import PhotoError, certificate_number
 
 GROUPINGS = ("both", "certificate", "none")  # what tells photos of one coin: certificate numbers and looks, or less
 
@@ -59,12 +60,6 @@ CROP = 0.025
 COMPARE_ALL_LIMIT = 20_000
 SORT_ORDERS = 100
 NEIGHBOURS = 16
-
-# A certificate number of PCGS (7 to 10 digits) or NGC (7 digits, a hyphen, 3 digits). A date, such as 20240131 or
-# 31012024, is not one, nor with the hour behind it.
-YEAR, MONTH, DAY, HOUR = "(?:19|20)[0-9]{2}", "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])", "(?:[01][0-9]|2[0-3])"
-DATE = f"(?:{YEAR}{MONTH}{DAY}|{DAY}{MONTH}{YEAR}|{MONTH}{DAY}{YEAR}){HOUR}?(?![0-9])"
-CERTIFICATE = re.compile(rf"(?<!\d)(?!{DATE})(?:\d{{7}}-\d{{3}}|\d{{7,10}})(?!\d)")
 
 
 class View(NamedTuple):
@@ -132,8 +127,8 @@ def find_same_certificates(photos: list[Photo], doubts: list[str]) -> list[tuple
     """
     indices = defaultdict(list)
     for index, photo in enumerate(photos):
-        if certificate := CERTIFICATE.search(Path(photo.source).stem):
-            indices[certificate[0]].append(index)
+        if certificate := certificate_number(Path(photo.source)):
+            indices[certificate].append(index)
     sizes = [len(members) for members in indices.values()]
     sizes += [1] * (len(photos) - sum(sizes))  # a coin for each photo without a number
     usual = median(sizes) if len(sizes) >= MIN_COINS else 1
@@ -209,7 +204,7 @@ def find_look_alikes(photos: list[Photo], doubts: list[str]) -> list[tuple[int, 
 def _open_faces(photo: Photo, trimmed: bool) -> np.ndarray | None:
     """Return the faces of a photo, or None if it is gone."""
     try:
-        pixels = open_photo(Path(photo.source), 4 * FACE, 2 * FACE)[0]
+        pixels = open_coin(source_of(photo), 4 * FACE, 2 * FACE).photo
     except PhotoError:
         return None
     return read_faces(trim_border(pixels) if trimmed else pixels)

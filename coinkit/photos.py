@@ -25,15 +25,17 @@ from PIL.TiffImagePlugin import TiffImageFile
 from coinkit.cli import is_out_of_memory
 from coinkit.files import is_system_file
 
-PHOTO_FOLDER = "6000x3000"  # the folder of a grade's photos; other folders are not used
+PHOTO_FOLDER = "6000x3000"  # the folder of a grade's photos that show both faces
+FACE_FOLDERS = ("obverse", "reverse")  # the folders of its photos that show one face; see coinkit.faces
 DATASET = Path("coin_dataset")  # made by prepare_dataset.py
 SPLITS = ("train", "val", "test")  # folders of the dataset
 
-# Files with these extensions count as photos. The last four cannot be read, but are listed so that the user is told.
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif"}
-SUFFIXES |= {".heic", ".heif", ".jxl", ".jp2"}
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
-FORMAT_NAMES = "JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF"
+# Files with these extensions count as photos. The last two cannot be read, but are listed so that the user is told.
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp"}
+SUFFIXES |= {".gif", ".jxl", ".jp2"}
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")  # and HEIF, see `_formats`
+FORMAT_NAMES = "JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF"
+HEIF_START = re.compile(rb"....ftyp(?:hei[cxms]|hev[cxms]|(?:mif1|msf1)(?!.{,32}avif))", re.DOTALL)
 
 # A small file can demand any amount of memory and time. Within these limits, no photo takes more than 1 GB or 6 s.
 MAX_PIXELS = 40_000_000  # that are decoded: twice the usual 6000x3000
@@ -46,6 +48,12 @@ JPEG_END = b"\xff\xd9"  # marker
 
 DECODE_MARGIN = 1.4  # JPEG decoding shrinks to at least this many times the requested size; bicubic does the rest
 STRETCH_LIMIT = 0.05  # photos are stretched if their aspect ratio is off by up to this share, or else padded
+
+# A certificate number of PCGS (7 to 10 digits) or NGC (7 digits, a hyphen, 3 digits). A date, such as 20240131 or
+# 31012024, is not one, nor with the hour behind it.
+YEAR, MONTH, DAY, HOUR = "(?:19|20)[0-9]{2}", "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])", "(?:[01][0-9]|2[0-3])"
+DATE = f"(?:{YEAR}{MONTH}{DAY}|{DAY}{MONTH}{YEAR}|{MONTH}{DAY}{YEAR}){HOUR}?(?![0-9])"
+CERTIFICATE = re.compile(rf"(?<!\d)(?!{DATE})(?:\d{{7}}-\d{{3}}|\d{{7,10}})(?!\d)")
 
 # When a photo gets a note.
 ASPECT_RATIO = 2  # usual width / height
@@ -92,7 +100,7 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
     """Open a photo, decode all of it, and fit it to a size.
 
     Args:
-        path: a JPEG, PNG, WebP, AVIF, TIFF, BMP or GIF file in any colour mode.
+        path: a JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF file in any colour mode.
         width, height: requested size in pixels.
 
     Returns:
@@ -121,13 +129,25 @@ def read_photo_file(path: Path) -> bytes:
 
 def decode_photo(data: bytes, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
     """Decode the content of a photo's file, as `open_photo` does."""
+    least_size = (round(DECODE_MARGIN * width), round(DECODE_MARGIN * height))
     with _as_photo_error():
-        try:
-            return _decode(data, width, height)
-        except OSError:
-            if not data.startswith(b"\xff\xd8") or data.rstrip(b"\0").endswith(JPEG_END):
-                raise
-            return _decode_without_end(data, width, height)
+        photo, original_size = _decode_or_mend(data, least_size)
+        return _fit(photo, width, height), original_size
+
+
+def open_whole(path: Path, least_side: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Open a photo in its own aspect ratio, as `open_photo` does.
+
+    Args:
+        path: as for `open_photo`.
+        least_side: a JPEG is shrunk while it is decoded, but no side gets shorter than this, in pixels.
+
+    Returns:
+        The photo in RGB, upright; and its original (width, height).
+    """
+    data = read_photo_file(path)
+    with _as_photo_error():
+        return _decode_or_mend(data, (least_side, least_side))
 
 
 def photo_notes(photo: Image.Image, original_size: tuple[int, int]) -> list[str]:
@@ -138,6 +158,12 @@ def photo_notes(photo: Image.Image, original_size: tuple[int, int]) -> list[str]
         "blank": max(ImageStat.Stat(photo).stddev) < BLANK_BELOW,
     }
     return [note for note, applies in tests.items() if applies]
+
+
+def certificate_number(path: Path) -> str:
+    """Return the certificate number in a file's name, or "" if there is none."""
+    match = CERTIFICATE.search(path.stem)
+    return match[0] if match else ""
 
 
 def prefetch(pool: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator[Any]:
@@ -171,15 +197,24 @@ def _as_photo_error() -> Iterator[None]:
 # ---------------------------------------------------------------- decoding
 
 
-def _decode(data: bytes, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
-    with Image.open(io.BytesIO(_without_packed_text(data)), formats=FORMATS) as photo:
+def _decode_or_mend(data: bytes, least_size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
+    try:
+        return _decode(data, least_size)
+    except OSError:
+        if not data.startswith(b"\xff\xd8") or data.rstrip(b"\0").endswith(JPEG_END):
+            raise
+        return _decode_without_end(data, least_size)
+
+
+def _decode(data: bytes, least_size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
+    """Return a photo in RGB, upright, and its original size; a JPEG is shrunk, but not below `least_size`."""
+    with Image.open(io.BytesIO(_without_packed_text(data)), formats=_formats(data)) as photo:
         _check_pixels(photo, data)
         if isinstance(photo, TiffImageFile):
             _check_tiff(photo)
         has_16_bits = _has_16_bits(photo)
         on_its_side = _orientation(photo) >= 5
         original_size = photo.size[::-1] if on_its_side else photo.size
-        least_size = (round(DECODE_MARGIN * width), round(DECODE_MARGIN * height))
         photo.draft(None, least_size[::-1] if on_its_side else least_size)
         if photo.width * photo.height > MAX_PIXELS:
             raise _too_large(original_size, MAX_PIXELS)
@@ -190,18 +225,34 @@ def _decode(data: bytes, width: int, height: int) -> tuple[Image.Image, tuple[in
         rgb = _to_rgb(upright)
         if has_16_bits and max(high for _, high in rgb.getextrema()) < DARK_16_BIT:
             raise PhotoError("only the lower ones of its 16 bits are used: save it with 8 bits for each colour")
-        return _fit(rgb, width, height), original_size
+        return rgb, original_size
 
 
-def _decode_without_end(data: bytes, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
+def _formats(data: bytes) -> tuple[str, ...]:
+    """Return the formats that a file may have. Pillow reads HEIC, as iPhones write it, through pillow-heif.
+
+    Raises:
+        PhotoError: it is HEIC, and pillow-heif is not installed, or does not work on this computer.
+    """
+    if not HEIF_START.match(data):
+        return FORMATS
+    try:
+        from pillow_heif import register_heif_opener  # takes a while, and few photos need it
+    except ImportError:
+        raise PhotoError("HEIC needs another package: pip install pillow-heif; or save it as JPEG") from None
+    register_heif_opener()
+    return ("HEIF",)
+
+
+def _decode_without_end(data: bytes, least_size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
     """Decode a JPEG that lacks its end marker, but no pixel.
 
     Where pixels are missing, libjpeg goes on with whatever comes next. So they are all there if what comes next makes
     no difference.
     """
     data = data.removesuffix(b"\xff")  # half of the end marker
-    photo, original_size = _decode(data + JPEG_END, width, height)
-    other, _ = _decode(data + 64 * b"\x55" + JPEG_END, width, height)
+    photo, original_size = _decode(data + JPEG_END, least_size)
+    other, _ = _decode(data + 64 * b"\x55" + JPEG_END, least_size)
     if photo != other or not _has_all_scans(data):
         raise PhotoError("damaged: its end is missing")
     return photo, original_size

@@ -1,0 +1,69 @@
+"""cut_coins.html in a dataset's folder: a page with the coins that were cut out, to check them in a minute."""
+
+import base64
+import csv
+import io
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from coinkit.coin_finder import SURE
+from coinkit.faces import CIRCLES, source_of
+from coinkit.manifest import Photo, usable
+
+CUT_PAGE = "cut_coins.html"
+TEMPLATE = Path(__file__).with_name(CUT_PAGE)
+THUMBNAIL = (320, 160)  # pixels
+MAX_SHOWN = 1000  # coins; each takes about 20 kB
+
+
+def write_cut_page(dataset: Path, photos: list[Photo], source: Path) -> None:
+    """Write the page, with the least sure coins first, unless no coin was cut out.
+
+    Args:
+        dataset: folder of the prepared photos.
+        photos: the rows of its manifest.
+        source: folder of the source photos, in which circles.csv may lie.
+    """
+    from jinja2 import Template
+
+    cut = sorted((photo for photo in usable(photos) if photo.circles), key=certainty)
+    if not cut:
+        return
+    coins = [
+        {
+            "picture": thumbnail(dataset / photo.output),
+            "name": photo.output,
+            "certainty": certainty(photo),
+            "rows": circle_rows(photo, source),
+        }
+        for photo in cut[:MAX_SHOWN]
+    ]
+    page = Template(TEMPLATE.read_text("utf-8"), autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
+        coins=coins, count=len(cut), sure=SURE, circles=source / CIRCLES
+    )
+    (dataset / CUT_PAGE).write_text(page, "utf-8", "backslashreplace")  # file names may be invalid Unicode
+
+
+def certainty(photo: Photo) -> float:
+    """Return the certainty of the circle, of the two, that is less sure."""
+    return min(circle.certainty for circle in source_of(photo).circles)
+
+
+def circle_rows(photo: Photo, source: Path) -> str:
+    """Return the rows of circles.csv that would give the circles of a photo."""
+    faces, rows = source_of(photo), io.StringIO()
+    for path, circle in zip((faces.obverse, faces.reverse or faces.obverse), faces.circles, strict=True):
+        file = Path(os.path.relpath(path, source)).as_posix()
+        csv.writer(rows).writerow([file, *(f"{number:.0f}" for number in (circle.x, circle.y, circle.radius))])
+    return rows.getvalue()
+
+
+def thumbnail(path: Path) -> str:
+    """Return a small picture of a prepared photo as a data: URI, which embeds it in the page."""
+    file = io.BytesIO()
+    with Image.open(path) as photo:
+        photo.draft("RGB", THUMBNAIL)
+        photo.resize(THUMBNAIL, Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,234 @@
+"""Coins that are photographed face by face: find the pairs of photos, cut each coin out, and join its faces.
+
+    ms65/obverse/12345678.jpg, ms65/reverse/12345678.jpg -> one photo, obverse left, that shows nothing but the coin
+
+Every script opens coins here, so that the model always sees the same pixels.
+"""
+
+import csv
+import math
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from coinkit.cli import UserError
+from coinkit.coin_finder import MARGIN, SURE, Coin, CoinNotFound, cut_out, find_coin, join_faces
+from coinkit.manifest import Photo, table_reader
+from coinkit.photos import FACE_FOLDERS, PhotoError, certificate_number, open_photo, open_whole, photo_notes
+
+CIRCLES = "circles.csv"  # in the folder of the photos: circles that count instead of those that are found
+
+# A photo is searched in the same copy whatever size is asked for, so that the same circles are found. In a copy of this
+# size, a coin fills a half of 1024x512 if it is a quarter as wide as the photo.
+LEAST_SIDE = 2048  # of the copy, in pixels, if the photo has them
+
+
+class Faces(NamedTuple):
+    """Where the faces of a coin are that are to be cut out: in two photos, or in the halves of one."""
+
+    obverse: Path
+    reverse: Path | None = None  # None: both are in `obverse`
+    circles: tuple[Coin | None, ...] = (None, None)  # where the coin is known to be, in pixels of the file
+
+    def __str__(self) -> str:
+        return f"{self.obverse} + {self.reverse}" if self.reverse else str(self.obverse)
+
+
+class OpenedCoin(NamedTuple):
+    """Both faces of a coin in one photo."""
+
+    photo: Image.Image  # RGB, of the size that was asked for
+    original_size: tuple[int, int]  # width and height of the file; of cut faces, those of the two side by side
+    circles: tuple[Coin, ...] = ()  # where the faces were cut out, in pixels of their files
+
+    @property
+    def notes(self) -> list[str]:
+        """What is unusual about it; it can still be used."""
+        unsure = [face for face, circle in zip(FACE_FOLDERS, self.circles, strict=False) if circle.certainty < SURE]
+        notes = [f"check where the {' and the '.join(unsure)} was cut out"] if unsure else []
+        return photo_notes(self.photo, self.original_size) + notes
+
+
+def open_coin(source: Path | Faces, width: int, height: int) -> OpenedCoin:
+    """Open a photo of both faces of a coin, or cut them out and join them.
+
+    Args:
+        source: a photo that is used as it is, or the faces to cut out.
+        width, height: requested size in pixels.
+
+    Raises:
+        PhotoError: a file is no photo, is damaged or exceeds a limit, or no coin is found in it.
+    """
+    if isinstance(source, Path):
+        return OpenedCoin(*open_photo(source, width, height))
+    faces, known = _open_faces(source), source.circles
+    if not source.reverse:
+        middle = faces[1].left / faces[1].scale
+        known = [next((c for c in known if c and (c.x >= middle) == is_right), None) for is_right in (False, True)]
+    cut, circles = [], []
+    for name, face, circle in zip(FACE_FOLDERS, faces, known, strict=True):
+        with _named(name):
+            coin = face.from_file(circle) if circle else find_coin(face.photo)
+            if not (0 <= coin.x <= face.photo.width and 0 <= coin.y <= face.photo.height):
+                raise PhotoError(f"the circle in {CIRCLES} is not within the photo")
+            cut.append(cut_out(face.photo, coin, height))
+            circles.append(face.to_file(coin))
+    photo = join_faces(*cut, height)
+    if photo.width != width:
+        photo = photo.resize((width, height), Image.Resampling.BICUBIC)
+    diameter = round(2 * min(circle.radius for circle in circles) * (1 + MARGIN))
+    return OpenedCoin(photo, (2 * diameter, diameter), tuple(circles))
+
+
+class _Face(NamedTuple):
+    """A photo of one face, shrunk and perhaps the half of a file, with the scale and the left edge of the half."""
+
+    photo: Image.Image
+    scale: float
+    left: int = 0
+
+    def from_file(self, coin: Coin) -> Coin:
+        """Return a coin in pixels of this photo, from pixels of the file."""
+        return Coin(coin.x * self.scale - self.left, coin.y * self.scale, coin.radius * self.scale, coin.certainty)
+
+    def to_file(self, coin: Coin) -> Coin:
+        """Return a coin in pixels of the file, from pixels of this photo."""
+        return Coin((coin.x + self.left) / self.scale, coin.y / self.scale, coin.radius / self.scale, coin.certainty)
+
+
+def _open_faces(source: Faces) -> list[_Face]:
+    """Return the photos of the obverse and of the reverse."""
+    if source.reverse:
+        faces = []
+        for name, path in zip(FACE_FOLDERS, (source.obverse, source.reverse), strict=True):
+            with _named(name):
+                photo, (width, _) = open_whole(path, LEAST_SIDE)
+                faces.append(_Face(photo, photo.width / width))
+        return faces
+    photo, (width, _) = open_whole(source.obverse, LEAST_SIDE)
+    middle = photo.width // 2
+    edges = ((0, middle), (middle, photo.width))
+    return [_Face(photo.crop((left, 0, right, photo.height)), photo.width / width, left) for left, right in edges]
+
+
+@contextmanager
+def _named(face: str) -> Iterator[None]:
+    """Name the face in the reason why it cannot be used."""
+    try:
+        yield
+    except CoinNotFound as error:
+        raise PhotoError(f"{face}: {error} ({CIRCLES} can tell where the coin is)") from None
+    except PhotoError as error:
+        raise type(error)(f"{face}: {error}") from None
+
+
+# ---------------------------------------------------------------- finding the photos
+
+
+def find_coins(
+    paths: Iterable[Path], cut: bool = False, circles: dict[Path, list[Coin]] | None = None
+) -> tuple[list[Path | Faces], dict[Path, str]]:
+    """Join photos in folders named obverse and reverse to pairs: by the same name or the same certificate number.
+
+    Args:
+        paths: of photos; those in other folders show both faces.
+        cut: cut the faces out of those, too.
+        circles: what `read_circles` returns.
+
+    Returns:
+        The coins, in the order of their first photo; and the photos without a partner, with the reason.
+    """
+    circles = circles or {}
+    coins, by_folder = [], defaultdict(lambda: ([], []))
+    for path in paths:
+        if (name := path.parent.name.lower()) in FACE_FOLDERS:
+            by_folder[path.parent.parent][FACE_FOLDERS.index(name)].append(path)
+        elif cut:
+            coins.append(Faces(path, None, (*circles.get(_key(path), ()), None, None)[:2]))
+        else:
+            coins.append(path)
+    alone = {}
+    for obverses, reverses in by_folder.values():
+        pairs = _pairs(obverses, reverses, lambda path: path.stem.lower())
+        rest = [[path for path in faces if path not in pairs] for faces in (obverses, reverses)]
+        pairs |= _pairs(*rest, certificate_number)
+        for obverse in obverses:
+            if reverse := pairs.get(obverse):
+                known = (next(iter(circles.get(_key(path), ())), None) for path in (obverse, reverse))
+                coins.append(Faces(obverse, reverse, tuple(known)))
+        for faces, other in ((obverses, "reverse"), (reverses, "obverse")):
+            reason = f"no photo of the {other} has its name, or several have"
+            alone |= {path: reason for path in faces if path not in pairs}
+    return sorted(coins, key=first_file), alone
+
+
+def _pairs(obverses: list[Path], reverses: list[Path], name: Callable[[Path], str]) -> dict[Path, Path]:
+    """Return the photos whose name exactly one photo of each face has: each obverse's reverse, and the other way."""
+    by_name = defaultdict(lambda: ([], []))
+    for side, faces in enumerate((obverses, reverses)):
+        for path in faces:
+            by_name[name(path)][side].append(path)
+    pairs = {}
+    for key, (first, second) in by_name.items():
+        if key and len(first) == len(second) == 1:
+            pairs |= {first[0]: second[0], second[0]: first[0]}
+    return pairs
+
+
+def first_file(source: Path | Faces) -> Path:
+    """Return the file that a coin is named after."""
+    return source.obverse if isinstance(source, Faces) else source
+
+
+def read_circles(folder: Path) -> dict[Path, list[Coin]]:
+    """Return the circles in <folder>/circles.csv for each photo that is named there; none if there is no such file.
+
+    Its columns are file (relative to the folder), x, y and radius, in pixels of the upright photo. A photo with both
+    faces has two rows.
+
+    Raises:
+        UserError: a row cannot be read, or there is no such photo.
+    """
+    circles = defaultdict(list)
+    path = folder / CIRCLES
+    if not path.is_file():
+        return circles
+    with table_reader(path) as rows:
+        try:
+            for row in rows:
+                photo = folder / row["file"].strip().replace("\\", "/")
+                circle = Coin(*(float(row[name].replace(",", ".")) for name in ("x", "y", "radius")), certainty=1)
+                if not (circle.radius > 0 and all(map(math.isfinite, circle)) and photo.is_file()):
+                    raise ValueError
+                circles[_key(photo)].append(circle)
+        except (KeyError, AttributeError, ValueError, csv.Error):
+            raise UserError(
+                f"{path}, line {rows.line_num + 1}: write the name of a photo and three numbers, as in the first line: "
+                "file,x,y,radius"
+            ) from None
+    return circles
+
+
+def _key(path: Path) -> Path:
+    return Path(os.path.normcase(os.path.abspath(path)))
+
+
+# ---------------------------------------------------------------- faces in the manifest
+
+
+def format_circles(circles: Iterable[Coin | None]) -> str:
+    """Return circles as text: x, y, radius and certainty of each; "?" for one that is to be found."""
+    return "; ".join("{:.1f} {:.1f} {:.1f} {:.3f}".format(*circle) if circle else "?" for circle in circles)
+
+
+def source_of(photo: Photo) -> Path | Faces:
+    """Return what a row of the manifest was prepared from, or is to be."""
+    if not photo.circles:
+        return Path(photo.source)
+    circles = [None if text == "?" else Coin(*map(float, text.split())) for text in photo.circles.split("; ")]
+    return Faces(Path(photo.source), Path(photo.reverse) if photo.reverse else None, tuple(circles))

@@ -1,0 +1,162 @@
+"""Coins with a photo of each face: drawn photos with known circles are found, cut out, joined, corrected and graded."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import assert_fails, draw_photo, run_script
+from PIL import Image
+from test_coin_finder import draw_coin
+
+from coinkit.coin_finder import GROUND, Coin
+from coinkit.faces import Faces, find_coins, open_coin
+from coinkit.manifest import read_manifest
+from coinkit.photos import PhotoError
+
+CIRCLES = (Coin(300, 500, 170, 1), Coin(310, 480, 150, 1))
+
+
+def draw_faces(folder: Path, name: str, seed: int, label: str = ".jpg", **save_options) -> Faces:
+    """Photos of both faces of a coin in a holder, in <folder>/obverse/ and <folder>/reverse/."""
+    paths = []
+    for side, face in enumerate(("obverse", "reverse")):
+        path = folder / face / f"{name}{label}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_coin(600, 800, CIRCLES[side], holder=1.25, ground=225, seed=2 * seed + side).save(path, **save_options)
+        paths.append(path)
+    return Faces(*paths)
+
+
+@pytest.fixture
+def pairs(tmp_path) -> Path:
+    """Four coins of each of 2 grades."""
+    for grade, first in (("vf30", 0), ("ms65", 100)):
+        for seed in range(first, first + 4):
+            draw_faces(tmp_path / "images" / grade, str(10000000 + seed), seed)
+    return tmp_path / "images"
+
+
+def prepare(cwd: Path, *options) -> dict[str, dict]:
+    """Return the rows of the manifest, by source."""
+    result = run_script("prepare_dataset.py", *options, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    with (cwd / "coin_dataset" / "manifest.csv").open(encoding="utf-8") as file:
+        return {row["source"]: row for row in csv.DictReader(file)}
+
+
+def assert_circles(text: str, *expected: Coin, tolerance: float = 5) -> None:
+    circles = [list(map(float, circle.split())) for circle in text.split("; ")]
+    assert np.allclose([circle[:3] for circle in circles], [coin[:3] for coin in expected], atol=tolerance), text
+
+
+def test_pairs_become_photos_that_show_only_the_coins(pairs):
+    rows = prepare(pairs.parent)
+    assert len(rows) == 8 and len({row["group"] for row in rows.values()}) == 8
+    row = rows["images/vf30/obverse/10000001.jpg"]
+    assert row["reverse"] == "images/vf30/reverse/10000001.jpg" and len(row["digest"]) == 128
+    assert_circles(row["circles"], *CIRCLES)
+    photo = np.asarray(Image.open(pairs.parent / "coin_dataset" / row["output"]))
+    assert photo.shape == (512, 1024, 3)
+    assert np.abs(photo[[0, 0, 511, 511], [0, 511, 512, 1023]].astype(int) - GROUND).max() < 5
+    page = (pairs.parent / "coin_dataset" / "cut_coins.html").read_text("utf-8")
+    assert page.count("data:image/jpeg") == 8 and "vf30/obverse/10000001.jpg,300,500," in page
+
+
+def test_pairs_are_read_again_only_when_a_file_changes(pairs):
+    folder = pairs.parent
+    before = prepare(folder)
+    target = {source: folder / "coin_dataset" / row["output"] for source, row in before.items()}
+    inodes = {source: path.stat().st_ino for source, path in target.items()}
+    draw_faces(pairs / "vf30", "new", 50)
+    changed = "images/vf30/obverse/10000002.jpg"
+    draw_coin(600, 800, CIRCLES[1], holder=1.25, ground=225, seed=77).save(pairs / "vf30" / "reverse" / "10000002.jpg")
+    after = prepare(folder)
+    assert len(after) == 9 and all(after[source]["split"] == row["split"] for source, row in before.items())
+    assert {source for source, path in target.items() if path.stat().st_ino != inodes[source]} == {changed}
+    assert after[changed]["digest"][:64] == before[changed]["digest"][:64] != after[changed]["digest"][64:]
+
+
+def test_what_has_no_partner_or_no_coin_is_left_out_with_the_reason(pairs):
+    (pairs / "vf30" / "reverse" / "10000001.jpg").unlink()
+    draw_photo(0, (600, 800)).convert("L").point(lambda _: 200).save(pairs / "ms65" / "reverse" / "10000101.jpg")
+    rows = prepare(pairs.parent)
+    assert "no photo of the reverse" in rows["images/vf30/obverse/10000001.jpg"]["reason"]
+    assert rows["images/ms65/obverse/10000101.jpg"]["reason"].startswith("reverse: ")
+    assert sum(not row["reason"] for row in rows.values()) == 6
+
+
+def test_a_circle_of_the_user_wins(pairs):
+    before = prepare(pairs.parent)
+    (pairs / "circles.csv").write_text("file;x;y;radius\nvf30/reverse/10000000.jpg;200;210,5;99\n")
+    after = prepare(pairs.parent)
+    source = "images/vf30/obverse/10000000.jpg"
+    assert_circles(after[source]["circles"], CIRCLES[0], Coin(200, 210.5, 99, 1))
+    assert [name for name in after if after[name]["circles"] != before[name]["circles"]] == [source]
+    assert after[source]["split"] == before[source]["split"]
+    (pairs / "circles.csv").write_text("file,x,y,radius\nvf30/reverse/10000000.jpg,one,2,3\n")
+    assert_fails(run_script("prepare_dataset.py", cwd=pairs.parent), "circles.csv, line 2")
+
+
+def test_a_dry_run_writes_nothing_and_pairs_lie_beside_photos_of_both_faces(pairs):
+    (pairs / "vf30" / "6000x3000").mkdir()
+    draw_photo(5).save(pairs / "vf30" / "6000x3000" / "10000000.jpg")
+    result = run_script("prepare_dataset.py", "--dry-run", cwd=pairs.parent)
+    assert result.returncode == 0 and "9" in result.stdout.split("all ")[1]
+    assert not (pairs.parent / "coin_dataset").exists()
+    rows = prepare(pairs.parent, "--full-size", "link")
+    same = [rows[f"images/vf30/{folder}/10000000.jpg"] for folder in ("6000x3000", "obverse")]
+    assert same[0]["group"] == same[1]["group"]  # by the certificate number
+    assert not same[0]["circles"] and same[1]["circles"]
+
+
+def test_coins_are_cut_out_of_photos_of_both_faces(pairs, tmp_path):
+    for grade in ("vf30", "ms65"):
+        folder = pairs / grade / "6000x3000"
+        folder.mkdir()
+        for path in sorted((pairs / grade / "obverse").iterdir()):
+            both = Image.new("RGB", (1200, 800))
+            both.paste(Image.open(path), (0, 0))
+            both.paste(Image.open(pairs / grade / "reverse" / path.name), (600, 0))
+            both.save(folder / path.name, quality=95)
+        for face in ("obverse", "reverse"):
+            shutil.rmtree(pairs / grade / face)
+    (pairs / "circles.csv").write_text("file,x,y,radius\nvf30/6000x3000/10000001.jpg,900,400,111\n")
+    rows = prepare(tmp_path, "--cut")
+    right = Coin(CIRCLES[1].x + 600, *CIRCLES[1][1:])
+    assert_circles(rows["images/vf30/6000x3000/10000000.jpg"]["circles"], CIRCLES[0], right)
+    assert_circles(rows["images/vf30/6000x3000/10000001.jpg"]["circles"], CIRCLES[0], Coin(900, 400, 111, 1))
+    assert len(read_manifest(tmp_path / "coin_dataset")) == 8
+
+
+@pytest.mark.parametrize("label", [".jpg", ".png"])
+def test_turned_photos_are_cut_out_upright(tmp_path, label):
+    faces = draw_faces(tmp_path, "coin", 3, label)
+    upright = np.asarray(open_coin(faces, 128, 64).photo).astype(int)
+    for path in faces[:2]:
+        photo = Image.open(path).transpose(Image.Transpose.ROTATE_90)
+        exif = photo.getexif()
+        exif[0x0112] = 6
+        photo.save(path, exif=exif, **({"quality": 95} if label == ".jpg" else {}))
+    turned = open_coin(faces, 128, 64)
+    assert np.abs(np.asarray(turned.photo) - upright).mean() < 3
+    assert np.allclose([circle[:3] for circle in turned.circles], [coin[:3] for coin in CIRCLES], atol=5)
+
+
+def test_photos_are_joined_by_name_or_certificate_number():
+    folder = Path("ms65")
+    names = {"obverse": ["A.jpg", "b.jpg", "12345678-front.jpg", "c.jpg", "c.png"]}
+    names["reverse"] = ["a.PNG", "12345678 back.jpg", "c.jpg"]
+    coins, alone = find_coins([folder / face / name for face in names for name in names[face]] + [folder / "both.jpg"])
+    pairs = {(coin.obverse.name, coin.reverse.name) for coin in coins if isinstance(coin, Faces)}
+    assert pairs == {("A.jpg", "a.PNG"), ("12345678-front.jpg", "12345678 back.jpg")}
+    assert folder / "both.jpg" in coins
+    assert {path.name for path in alone} == {"b.jpg", "c.jpg", "c.png"}
+
+
+def test_a_photo_that_cannot_be_opened_is_named_by_its_face(tmp_path):
+    faces = draw_faces(tmp_path, "coin", 3)
+    faces.reverse.write_bytes(b"nothing")
+    with pytest.raises(PhotoError, match="reverse: not a"):
+        open_coin(faces, 64, 32)
