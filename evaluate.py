@@ -4,6 +4,7 @@
     python evaluate.py --split val                      another split
     python evaluate.py --data images                    photos in the layout that prepare_dataset.py reads
     python evaluate.py --data more --output report2     any folder with a folder of photos for each grade
+    python evaluate.py --data images --cut              the coins cut out, as prepare_dataset.py --cut does
     python evaluate.py --checkpoint a.pth b.pth         the mean of several networks; heatmaps are of the first
     python evaluate.py --checkpoint a.pth --against b.pth    which of two networks is better
 
@@ -27,9 +28,10 @@ from coinkit.cli import ArgumentParser, UserError, printable, run
 from coinkit.comparison import Comparison
 from coinkit.dataset import Split, describe_changes, find_split, fingerprint, split_folder
 from coinkit.devices import find_device
+from coinkit.faces import find_coins, read_circles
 from coinkit.grades import class_name
 from coinkit.metrics import METRICS
-from coinkit.photos import DATASET, PHOTO_FOLDER, SPLITS, find_photos
+from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, SPLITS, find_photos
 from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report
 from coinkit.summary import summarise_in_words
 from coinkit.training_photos import find_learned
@@ -45,7 +47,7 @@ def main() -> int:
     folder = find_folder(args.data, args.split)
     device = find_device(args.device)
     networks, classes = load_networks(args.checkpoint, device)
-    photos = find_labelled_photos(folder, classes)
+    photos = find_labelled_photos(folder, classes, args.cut)
     evaluation = evaluate(networks, classes, photos, device)
     checkpoints = [load_checkpoint(path) for path in args.checkpoint]
     evaluation.learned = find_learned(evaluation.paths, checkpoints)
@@ -69,8 +71,11 @@ def parse_arguments() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
-    data_help = f"a dataset, or a folder with photos in <grade>/ or <grade>/{PHOTO_FOLDER}/"
+    data_help = (
+        f"a dataset, or a folder with photos in <grade>/, <grade>/{PHOTO_FOLDER}/, <grade>/obverse/ and reverse/"
+    )
     add("--data", type=Path, default=DATASET, help=data_help)
+    add("--cut", action="store_true", help="cut the coins out of photos of both faces")
     add("--split", choices=SPLITS, help="which split of a dataset (default: test)")
     add(
         "--checkpoint",
@@ -141,20 +146,24 @@ def warn_of_training_photos(dataset: Path, folder: Path, checkpoints: list[Path]
                 )
 
 
-def find_labelled_photos(folder: Path, classes: list[str]) -> Split:
+def find_labelled_photos(folder: Path, classes: list[str], cut: bool = False) -> Split:
     """Return the photos of the grades that the model knows. Other grades are named on stderr and left out.
 
     Raises:
         UserError: there are no such photos.
     """
-    photos = []
+    photos, circles = [], read_circles(folder)
     for grade_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
         names = (grade_folder.name, class_name(grade_folder.name, keep_variants=True), class_name(grade_folder.name))
         label = next((classes.index(name) for name in names if name in classes), None)
-        subfolders = (path for path in grade_folder.iterdir() if path.is_dir() and path.name.lower() == PHOTO_FOLDER)
-        found = find_photos(next(subfolders, grade_folder))
+        names = (PHOTO_FOLDER, *FACE_FOLDERS)
+        subfolders = [path for path in sorted(grade_folder.iterdir()) if path.is_dir() and path.name.lower() in names]
+        paths = [path for subfolder in subfolders or [grade_folder] for path in find_photos(subfolder)]
+        found, alone = find_coins(paths, cut, circles)
         if label is not None:
             photos += [(path, label) for path in found]
+            for path, reason in alone.items():
+                print(f"{path}: {reason}", file=sys.stderr)
         elif found:
             print(f"{grade_folder}: the model does not know this grade; {len(found)} photos left out", file=sys.stderr)
     if not photos:

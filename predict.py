@@ -2,6 +2,7 @@
 
     python predict.py photo.jpg
     python predict.py photo.jpg --heatmap why.png           and a heatmap of what spoke for the grade
+    python predict.py --faces front.jpg back.jpg            a coin with a photo of each face, which is cut out
     python predict.py photos/ "more/*.jpg"                  folders and patterns: a line for each photo
     python predict.py photos/ --csv grades.csv              the same, and a table
     python predict.py photos/ --html grades.html            the same, and a page with the photos, the least sure first
@@ -9,7 +10,8 @@
     python predict.py photo.jpg --checkpoint a.pth b.pth    the mean of several networks
 
 A note marks a photo that does not look like one of a coin (not 2:1, small, blank), and a grade that the network is
-unsure of. A photo that cannot be read is named and left out, and the exit status is then 1.
+unsure of. Two photos with the same name in folders obverse/ and reverse/ are one coin. A photo that cannot be read is
+named and left out, and the exit status is then 1.
 """
 
 if __name__ == "__main__":
@@ -39,9 +41,10 @@ from coin_classifier_custom import BEST, load_networks
 from coinkit.cli import ArgumentParser, UserError, home_path, printable, run
 from coinkit.dataset import normalise, to_tensor
 from coinkit.devices import find_device
+from coinkit.faces import Faces, find_coins, first_file, open_coin, read_circles
 from coinkit.files import atomic_write, is_system_file, short_name
 from coinkit.inference import TTA_VIEWS, grade_photos
-from coinkit.photos import SUFFIXES, PhotoError, find_photos, open_photo
+from coinkit.photos import SUFFIXES, PhotoError, find_photos
 
 TOP_K = 3
 HEATMAP_WIDTH = 1024  # pixels
@@ -50,7 +53,7 @@ HEATMAP_WIDTH = 1024  # pixels
 class Prediction(NamedTuple):
     """The grade of one photo; the format_ functions below write it."""
 
-    photo: Path
+    photo: Path | Faces
     top: list[tuple[str, float]]  # the likeliest grades and their probabilities, the likeliest first
     note: str  # "" if there is nothing to note
 
@@ -58,7 +61,14 @@ class Prediction(NamedTuple):
 def main() -> int:
     """Run the command. The exit status is 1 if a photo could not be read."""
     args = parse_arguments()
-    paths = find_inputs(args.photos)
+    folders = [path for path in map(home_path, args.photos) if path.is_dir()]
+    circles = {photo: found for folder in folders for photo, found in read_circles(folder).items()}
+    coins, alone = find_coins(find_inputs(args.photos), args.cut, circles)
+    paths = list(dict.fromkeys([*coins, *(Faces(*pair) for pair in args.faces)]))
+    for path, reason in alone.items():
+        print(f"{printable(path)}: {reason}", file=sys.stderr)
+    if not paths:
+        return 1
     heatmap_of = name_heatmaps(args.heatmap, paths) if args.heatmap else {}
     device = find_device(args.device)
     networks, classes = load_networks(args.checkpoint, device)
@@ -74,7 +84,7 @@ def main() -> int:
         width, grade_width = max(len(printable(path)) for path in paths), max(map(len, classes))
         format_prediction = partial(format_line, width=width, grade_width=grade_width)
 
-    unread = 0
+    unread = len(alone)
     coins = []  # for --html
     with csv_table(args.csv, top_k) if args.csv else nullcontext() as table:
         graded = grade_photos(networks, paths, args.tta, device)
@@ -108,6 +118,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("photos", nargs="*", metavar="PHOTO", help="files, folders of photos, or patterns such as 'photos/*.jpg'")
+    face_help = "the photos of a coin's obverse and reverse; may be repeated"
+    add("--faces", nargs=2, type=Path, action="append", default=[], metavar=("OBVERSE", "REVERSE"), help=face_help)
+    add(
+        "--cut", action="store_true", help="cut the coins out of photos of both faces, as prepare_dataset.py --cut does"
+    )
     checkpoint_help = "of one network, or of several to average"
     add("--checkpoint", nargs="+", default=[BEST], metavar="FILE.pth", help=checkpoint_help)
     add("--tta", action="store_true", help=f"average over {1 + len(TTA_VIEWS)} views: turned and shifted a little")
@@ -125,7 +140,7 @@ def parse_arguments() -> argparse.Namespace:
     first, *more = args.checkpoint
     args.checkpoint = [home_path(first), *(home_path(name) for name in more if name.endswith(".pth"))]
     args.photos += [name for name in more if not name.endswith(".pth")]
-    if not args.photos:
+    if not args.photos and not args.faces:
         parser.error("name a photo, a folder, or a pattern")
     parser.check_minimum(args, 1, "top_k")
     if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
@@ -162,7 +177,7 @@ def expand_pattern(pattern: Path) -> list[Path]:
     return [base / match for match in sorted(matches) if not any(map(is_system_file, Path(match).parts))]
 
 
-def name_heatmaps(target: Path, paths: list[Path]) -> dict[Path, Path]:
+def name_heatmaps(target: Path, paths: list[Path | Faces]) -> dict[Path | Faces, Path]:
     """Return where to write the heatmap of each photo.
 
     That is the target if it is a PNG file. Otherwise the target is a folder, with subfolders like those of the photos.
@@ -170,7 +185,7 @@ def name_heatmaps(target: Path, paths: list[Path]) -> dict[Path, Path]:
     Raises:
         UserError: the target is one file for several photos, or a heatmap would replace a photo.
     """
-    photos = [Path(os.path.abspath(path)) for path in paths]
+    photos = [Path(os.path.abspath(first_file(path))) for path in paths]
     if target.suffix.lower() == ".png":
         if len(paths) > 1:
             raise UserError(f"--heatmap {target} is one file, but there are {len(paths)} photos: name a folder.")
@@ -225,16 +240,16 @@ def csv_table(path: Path, top_k: int) -> Iterator[Any]:
         yield table
 
 
-def write_heatmap(model: nn.Module, path: Path, label: int, target: Path, device: torch.device) -> None:
+def write_heatmap(model: nn.Module, path: Path | Faces, label: int, target: Path, device: torch.device) -> None:
     """Write a photo as a PNG file, under a heatmap of what speaks for a grade, given by its index in the classes."""
     from coinkit.figures import overlay
     from coinkit.heatmaps import heatmaps
 
-    photo = to_tensor(open_photo(path, model.image_width, model.image_height)[0])
+    photo = to_tensor(open_coin(path, model.image_width, model.image_height).photo)
     heatmap = heatmaps(model, normalise(photo[None].to(device)), torch.tensor([label], device=device))
     height = HEATMAP_WIDTH * model.image_height // model.image_width
     heatmap = F.interpolate(heatmap[None], (height, HEATMAP_WIDTH), mode="bilinear")[0, 0].cpu().numpy()
-    picture = overlay(np.asarray(open_photo(path, HEATMAP_WIDTH, height)[0]), heatmap)
+    picture = overlay(np.asarray(open_coin(path, HEATMAP_WIDTH, height).photo), heatmap)
     with atomic_write(target) as part:
         Image.fromarray(picture).save(part, "PNG")
 

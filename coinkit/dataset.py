@@ -53,7 +53,7 @@ class PathList(Sequence):
 class Split(NamedTuple):
     """The photos of one split: their files, and for each the index of its grade in the list of classes."""
 
-    paths: Sequence[Path]
+    paths: Sequence[Path]  # evaluate.py also has coinkit.faces.Faces here, which are cut out
     labels: Tensor  # (N,), int64
 
 

@@ -9,7 +9,7 @@ import csv
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -131,7 +131,7 @@ def _named(face: str) -> Iterator[None]:
 
 
 def find_coins(
-    paths: Iterable[Path], cut: bool = False, circles: dict[Path, list[Coin]] | None = None
+    paths: Collection[Path], cut: bool = False, circles: Mapping[Path, list[Coin]] | None = None
 ) -> tuple[list[Path | Faces], dict[Path, str]]:
     """Join photos in folders named obverse and reverse to pairs: by the same name or the same certificate number.
 
@@ -141,30 +141,39 @@ def find_coins(
         circles: what `read_circles` returns.
 
     Returns:
-        The coins, in the order of their first photo; and the photos without a partner, with the reason.
+        The coins, in the order of the paths; and the photos without a partner, with the reason.
     """
-    circles = circles or {}
-    coins, by_folder = [], defaultdict(lambda: ([], []))
+    by_folder = defaultdict(lambda: ([], []))
     for path in paths:
-        if (name := path.parent.name.lower()) in FACE_FOLDERS:
-            by_folder[path.parent.parent][FACE_FOLDERS.index(name)].append(path)
-        elif cut:
-            coins.append(Faces(path, None, (*circles.get(_key(path), ()), None, None)[:2]))
-        else:
-            coins.append(path)
-    alone = {}
+        if _shows_one_face(path):
+            by_folder[path.parent.parent][FACE_FOLDERS.index(path.parent.name.lower())].append(path)
+    partner = {}
     for obverses, reverses in by_folder.values():
-        pairs = _pairs(obverses, reverses, lambda path: path.stem.lower())
-        rest = [[path for path in faces if path not in pairs] for faces in (obverses, reverses)]
-        pairs |= _pairs(*rest, certificate_number)
-        for obverse in obverses:
-            if reverse := pairs.get(obverse):
-                known = (next(iter(circles.get(_key(path), ())), None) for path in (obverse, reverse))
-                coins.append(Faces(obverse, reverse, tuple(known)))
-        for faces, other in ((obverses, "reverse"), (reverses, "obverse")):
-            reason = f"no photo of the {other} has its name, or several have"
-            alone |= {path: reason for path in faces if path not in pairs}
-    return sorted(coins, key=first_file), alone
+        partner |= _pairs(obverses, reverses, lambda path: path.stem.lower())
+        rest = [[path for path in faces if path not in partner] for faces in (obverses, reverses)]
+        partner |= _pairs(*rest, certificate_number)
+
+    def known(path: Path) -> list[Coin]:
+        return circles.get(_key(path), []) if circles else []
+
+    coins, alone = [], {}
+    for path in paths:
+        if not _shows_one_face(path):
+            coins.append(Faces(path, None, (*known(path), None, None)[:2]) if cut else path)
+        elif path not in partner:
+            alone[path] = f"no photo of its {_other_face(path)} has the same name, or several have"
+        elif _other_face(path) == "reverse":
+            pair = path, partner[path]
+            coins.append(Faces(*pair, tuple((*known(photo), None)[0] for photo in pair)))
+    return coins, alone
+
+
+def _shows_one_face(path: Path) -> bool:
+    return path.parent.name.lower() in FACE_FOLDERS
+
+
+def _other_face(path: Path) -> str:
+    return FACE_FOLDERS[1 - FACE_FOLDERS.index(path.parent.name.lower())]
 
 
 def _pairs(obverses: list[Path], reverses: list[Path], name: Callable[[Path], str]) -> dict[Path, Path]:

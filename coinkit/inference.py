@@ -16,7 +16,8 @@ from coinkit.backbones import make_model
 from coinkit.checkpoints import assign_weights, damage_as_user_error, load_checkpoint
 from coinkit.cli import UserError, usable_cores
 from coinkit.dataset import normalise, to_tensor
-from coinkit.photos import MAX_PIXELS, PhotoError, open_photo, photo_notes, prefetch
+from coinkit.faces import Faces, open_coin
+from coinkit.photos import MAX_PIXELS, PhotoError, prefetch
 
 BATCH_SIZE = 8  # photos at once
 
@@ -83,13 +84,13 @@ def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network
 
 
 def grade_photos(
-    networks: list[Network], paths: Sequence[Path], tta: bool, device: torch.device
-) -> Iterator[tuple[Path, tuple[Tensor, list[str]] | PhotoError]]:
+    networks: list[Network], paths: Sequence[Path | Faces], tta: bool, device: torch.device
+) -> Iterator[tuple[Path | Faces, tuple[Tensor, list[str]] | PhotoError]]:
     """Yield each path with the probabilities of its grades, (classes,), and notes; or with the error in reading it.
 
     Args:
         networks: on the device, all with the same grades.
-        paths: of the photos.
+        paths: of the photos, or of the faces to cut out.
         tta: average over `TTA_VIEWS` too.
         device: where the networks are.
     """
@@ -103,17 +104,17 @@ def grade_photos(
                 yield path, (next(probabilities), photo.notes) if isinstance(photo, Photo) else photo
 
 
-def read_photo(path: Path, sizes: set[tuple[int, int]]) -> Photo | PhotoError:
+def read_photo(path: Path | Faces, sizes: set[tuple[int, int]]) -> Photo | PhotoError:
     """Return a photo at these sizes (width, height), with notes on it; or the error, if it cannot be read."""
     try:
-        opened = {size: open_photo(path, *size) for size in sizes}
+        opened = {size: open_coin(path, *size) for size in sizes}
     except PhotoError as error:
         return error
-    photo, (width, height) = opened[min(sizes)]
-    notes = photo_notes(photo, (width, height))
+    width, height = opened[min(sizes)].original_size
+    notes = opened[min(sizes)].notes
     if any(width < wanted_width and height < wanted_height for wanted_width, wanted_height in sizes):
         notes.append("small")
-    return Photo({size: to_tensor(photo) for size, (photo, _) in opened.items()}, notes)
+    return Photo({size: to_tensor(coin.photo) for size, coin in opened.items()}, notes)
 
 
 @torch.inference_mode()

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from coinkit.cli import UserError
 from coinkit.comparison import Comparison
 from coinkit.dataset import Split, normalise, to_tensor
+from coinkit.faces import Faces, open_coin
 from coinkit.figures import confusion_chart, overlay, photo_grid, reliability_diagram
 from coinkit.files import atomic_folder, exclusive_lock, hidden_sibling, is_system_file
 from coinkit.heatmaps import heatmaps
@@ -42,7 +43,7 @@ from coinkit.metrics import (
     score_grades,
     summarise,
 )
-from coinkit.photos import PhotoError, open_photo
+from coinkit.photos import PhotoError
 from coinkit.review import MAX_COINS, Coin, data_uri, describe, draw_coins, write_page
 from coinkit.training_photos import find_sources
 
@@ -71,10 +72,10 @@ class Evaluation:
     def __init__(
         self,
         classes: list[str],
-        paths: list[Path],
+        paths: list[Path | Faces],
         labels: np.ndarray,
         probabilities: np.ndarray,
-        unread: dict[Path, PhotoError],
+        unread: dict[Path | Faces, PhotoError],
     ):
         self.classes, self.paths, self.unread = classes, paths, unread
         self.predictions = Predictions.from_probabilities(probabilities, labels, classes)
@@ -255,7 +256,7 @@ def mistake_pictures(
     pictures = []
     for index in evaluation.worst()[:count]:
         with suppress(PhotoError):
-            photo = to_tensor(open_photo(evaluation.paths[index], model.image_width, model.image_height)[0])
+            photo = to_tensor(open_coin(evaluation.paths[index], model.image_width, model.image_height).photo)
             target = torch.tensor([evaluation.predictions.predicted[index]], device=device)
             heatmap = heatmaps(model, normalise(photo[None].to(device)), target)[0].cpu().numpy()
             photo = photo.permute(1, 2, 0).numpy()

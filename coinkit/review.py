@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from coinkit.cli import printable, usable_cores
 from coinkit.dataset import normalise, to_tensor
+from coinkit.faces import Faces, first_file, open_coin
 from coinkit.figures import OPACITY
 from coinkit.files import atomic_write
 from coinkit.heatmaps import heatmaps
-from coinkit.photos import PhotoError, open_photo, prefetch
+from coinkit.photos import PhotoError, prefetch
 
 TEMPLATES = Path(__file__).with_name("templates")
 MAX_COINS = 500  # on a page; their photos take about 20 MB
@@ -35,7 +36,7 @@ BATCH_SIZE = 8  # heatmaps at once
 class Coin(NamedTuple):
     """A coin to show."""
 
-    path: Path  # of the photo that the model has graded
+    path: Path | Faces  # what the model has graded
     probabilities: np.ndarray  # (classes,), 0 to 1
     true: str = ""  # its grade, if that is known
     kinds: tuple[str, ...] = ()  # by which the page filters
@@ -72,7 +73,7 @@ def draw_coins(
             yield {
                 "picture": store(picture, number),
                 "heatmap": data_uri(heatmap, "png"),
-                "link": full.resolve().as_uri(),
+                "link": first_file(full).resolve().as_uri(),
                 "path": printable(full),
                 "true": coin.true,
                 "title": describe(coin.true, *top[0]),
@@ -96,8 +97,8 @@ def describe(true: str, predicted: str, confidence: float) -> str:
 def read_pictures(coin: Coin, size: tuple[int, int]) -> tuple[bytes, torch.Tensor] | None:
     """Return the picture of a coin as a JPEG file, and the photo as the model takes it; None if it cannot be read."""
     try:
-        picture = open_photo(coin.path, *PICTURE_SIZE)[0]
-        photo = to_tensor(open_photo(coin.path, *size)[0])
+        picture = open_coin(coin.path, *PICTURE_SIZE).photo
+        photo = to_tensor(open_coin(coin.path, *size).photo)
     except PhotoError:
         return None
     file = io.BytesIO()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from coinkit.cli import UserError, usable_cores
+from coinkit.faces import Faces, first_file
 from coinkit.manifest import Photo, read_manifest
 
 
@@ -36,7 +37,7 @@ def merge_digests(digests: Tensor, checkpoint: dict) -> Tensor:
     return torch.cat([digests, more]).unique() if is_list else digests
 
 
-def find_learned(paths: Sequence[Path], checkpoints: Sequence[dict]) -> np.ndarray:
+def find_learned(paths: Sequence[Path | Faces], checkpoints: Sequence[dict]) -> np.ndarray:
     """Return whether one of the networks of these checkpoints was trained on a photo, (N,), bool."""
     digests = torch.empty(0, dtype=torch.long)
     for checkpoint in checkpoints:
@@ -44,12 +45,13 @@ def find_learned(paths: Sequence[Path], checkpoints: Sequence[dict]) -> np.ndarr
     known = set(digests.tolist())
     if not known:  # then the files need not be read
         return np.zeros(len(paths), dtype=bool)
-    return np.array([digest in known for digest in file_digests(paths)], dtype=bool)
+    return np.array([digest in known for digest in file_digests(list(map(first_file, paths)))], dtype=bool)
 
 
-def find_sources(paths: Sequence[Path]) -> dict[Path, Path]:
+def find_sources(paths: Sequence[Path | Faces]) -> dict[Path, Path]:
     """Return the source of each photo of a dataset, <dataset>/<split>/<grade>/<name>, if it is still there."""
-    wanted, datasets = set(paths), {path.parents[2] for path in paths if len(path.parents) > 2}
+    wanted = {path for path in paths if isinstance(path, Path)}
+    datasets = {path.parents[2] for path in wanted if len(path.parents) > 2}
     rows = ((folder / photo.output, Path(photo.source)) for folder in datasets for photo in manifest_rows(folder))
     return {prepared: source for prepared, source in rows if prepared in wanted and source.is_file()}
 

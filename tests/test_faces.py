@@ -1,6 +1,7 @@
 """Coins with a photo of each face: drawn photos with known circles are found, cut out, joined, corrected and graded."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -160,3 +161,31 @@ def test_a_photo_that_cannot_be_opened_is_named_by_its_face(tmp_path):
     faces.reverse.write_bytes(b"nothing")
     with pytest.raises(PhotoError, match="reverse: not a"):
         open_coin(faces, 64, 32)
+
+
+# ---------------------------------------------------------------- the other commands
+
+
+def test_a_pair_gets_the_grade_of_its_prepared_photo(trained, pairs):
+    rows = prepare(pairs.parent)
+    checkpoint = trained / "coin_classifier_custom_best.pth"
+    sources = [pairs / "vf30" / face / "10000001.jpg" for face in ("obverse", "reverse")]
+    prepared = pairs.parent / "coin_dataset" / rows["images/vf30/obverse/10000001.jpg"]["output"]
+    (pairs / "ms65" / "obverse" / "10000102.jpg").unlink()
+    names = [pairs, prepared, "--faces", *sources, "--checkpoint", checkpoint, "--json", "--heatmap", "why"]
+    result = run_script("predict.py", *names, cwd=pairs.parent)
+    assert result.returncode == 1 and "reverse/10000102.jpg: no photo of its obverse" in result.stderr
+    lines = {line["photo"]: line for line in map(json.loads, result.stdout.splitlines())}
+    assert (
+        len(lines) == len(result.stdout.splitlines()) == 8
+        and len(list((pairs.parent / "why").rglob("10000001.jpg.png"))) == 2
+    )
+    pair, whole = lines[f"{sources[0]} + {sources[1]}"], lines[str(prepared)]
+    assert pair["grade"] == whole["grade"] and abs(pair["confidence"] - whole["confidence"]) < 0.02
+    assert not pair["note"]
+
+    result = run_script("evaluate.py", "--data", pairs, "--checkpoint", checkpoint, cwd=pairs.parent)
+    assert result.returncode == 0 and "7 photos of" in result.stdout, result.stderr
+    with (pairs.parent / "report" / "predictions.csv").open(encoding="utf-8-sig") as file:
+        graded = {row["photo"]: row for row in csv.DictReader(file)}
+    assert graded[f"{sources[0]} + {sources[1]}"]["predicted"] == pair["grade"]

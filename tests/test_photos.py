@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -284,3 +285,39 @@ def test_training_reads_a_photo_again_for_which_there_was_no_memory(tmp_path, mo
         assert read(path) is None
     assert "Left out this time" in capsys.readouterr().err
     assert read(path).shape == (3, 120, 240)
+
+
+# ---------------------------------------------------------------- HEIC and AVIF
+
+
+def test_heic_and_avif_of_phones_are_opened_upright(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    photo = draw_photo(3, SIZE)
+    turned = photo.transpose(Image.Transpose.ROTATE_90)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.heic", exif=exif.tobytes(), quality=95)
+    photo.save(tmp_path / "photo.heif", quality=95)
+    photo.save(tmp_path / "photo.avif", quality=95)
+    for name in ("turned.heic", "photo.heif", "photo.avif"):
+        assert_same_photo(tmp_path / name, photo, 3)
+
+
+def test_hostile_heic_and_a_missing_package_give_a_reason(tmp_path, monkeypatch):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    path = tmp_path / "photo.heic"
+    draw_photo(3, SIZE).save(path)
+    data = path.read_bytes()
+    monkeypatch.setattr(photos, "MAX_PIXELS", 1000)
+    with pytest.raises(PhotoError, match="too large"):
+        open_photo(path, *SIZE)
+    monkeypatch.undo()
+    for length in (30, len(data) // 2, len(data) - 100):
+        path.write_bytes(data[:length])
+        with pytest.raises(PhotoError):
+            open_photo(path, *SIZE)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(PhotoError, match="pip install pillow-heif"):
+        open_photo(path, *SIZE)
