@@ -3,9 +3,11 @@
     python make_demo_coins.py                                            40 photos each of g06, vf30, au55 and ms65
     python make_demo_coins.py --grades vf20 vf30 xf40 --per-grade 100    other grades, more photos
     python make_demo_coins.py --seed 1 --output other_demo/images        other coins
+    python make_demo_coins.py --faces 10                                 10 of each grade with a photo of each face
 
 The coin, with an owl and a wreath, does not exist. Wear, lustre, dirt and marks depend on the grade; toning, light,
-background and camera are random. The same seed draws the same photos.
+background and camera are random. The same seed draws the same photos. Photos of one face go to <grade>/obverse/ and
+<grade>/reverse/; they look as people take them: in a holder with a label or on a table, and turned by EXIF.
 """
 
 if __name__ == "__main__":
@@ -16,24 +18,26 @@ import functools
 import math
 import os
 import signal
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageFont
 from tqdm import tqdm
 
 from coinkit.cli import ArgumentParser, quoted, run, usable_cores, worker_pool
 from coinkit.files import make_folder
 from coinkit.grades import sheldon_number
-from coinkit.photos import PHOTO_FOLDER
+from coinkit.photos import FACE_FOLDERS, PHOTO_FOLDER
 
 OUTPUT = Path("demo/images")
 GRADES = ("g06", "vf30", "au55", "ms65")
 PER_GRADE = 40
 SEED = 0
 PHOTO_SIZE = (6000, 3000)
+FACE_PHOTO_SIZE = (1500, 2000)
 JPEG_QUALITY = 90
 
 # How strong each property is at some numbers of the Sheldon scale, from 0 (none) to 1; linear in between.
@@ -63,21 +67,23 @@ def main() -> None:
     jobs = []
     for grade in args.grades:
         number = sheldon_number(grade.lower())
-        folder = args.output / grade / PHOTO_FOLDER
-        make_folder(folder)
         for index in range(args.per_grade):
+            folders = FACE_FOLDERS if index >= args.per_grade - args.faces else [PHOTO_FOLDER]
             certificate = 10_000_000 + number * 1_000_000 + index
-            jobs.append((folder / f"{certificate}.jpg", number, index, args.seed))
+            paths = [args.output / grade / folder / f"{certificate}.jpg" for folder in folders]
+            for path in paths:
+                make_folder(path.parent)
+            jobs.append((paths, number, index, args.seed))
 
     leave_ctrl_c_to_main = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
     with (
         worker_pool(args.workers, leave_ctrl_c_to_main) as pool,
-        tqdm(total=len(jobs), desc="Drawing", unit="photo", disable=None) as bar,
+        tqdm(total=len(jobs), desc="Drawing", unit="coin", disable=None) as bar,
     ):
         for _ in pool.map(make_photo, jobs):
             bar.update()
 
-    print(f"{len(jobs)} photos of {len(args.grades)} grades are in {args.output}.", end=" ")
+    print(f"Photos of {len(jobs)} coins of {len(args.grades)} grades are in {args.output}.", end=" ")
     dataset = args.output.parent / "coin_dataset"
     print(f"Next: python prepare_dataset.py --source {quoted(args.output)} --output {quoted(dataset)}")
 
@@ -88,7 +94,8 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--output", type=Path, default=OUTPUT, help="folder for the photos")
     add("--grades", nargs="+", default=GRADES, help="grades on the Sheldon scale, 1 to 70")
-    add("--per-grade", type=int, default=PER_GRADE, help="photos per grade")
+    add("--per-grade", type=int, default=PER_GRADE, help="coins per grade")
+    add("--faces", type=int, default=0, metavar="N", help="of so many coins per grade, draw a photo of each face")
     add("--seed", type=int, default=SEED, help="the same seed draws the same photos")
     add("--workers", type=int, default=min(usable_cores(), 61), help="processes that draw (Windows: at most 61)")
     args = parser.parse_args()
@@ -100,8 +107,8 @@ def parse_arguments() -> argparse.Namespace:
             parser.error(f"--grades: two have the number {number}")
     if args.per_grade < 1 or args.workers < 1:
         parser.error("--per-grade and --workers must be at least 1")
-    if args.seed < 0:
-        parser.error("--seed must not be negative")
+    if args.seed < 0 or args.faces < 0:
+        parser.error("--seed and --faces must not be negative")
     return args
 
 
@@ -117,13 +124,14 @@ class Look(NamedTuple):
     marks: float
 
 
-def make_photo(job: tuple[Path, int, int, int]) -> None:
-    """Draw both faces of a coin and write the photo, in a worker process.
+def make_photo(job: tuple[list[Path], int, int, int]) -> None:
+    """Draw both faces of a coin and write a photo of both, or of each, in a worker process.
 
     Args:
-        job: the file to write, the number on the Sheldon scale, the index of the coin in its grade, and the seed.
+        job: the file to write, or one for each face; the number on the Sheldon scale, the index of the coin in its
+            grade, and the seed.
     """
-    path, number, index, seed = job
+    paths, number, index, seed = job
     rng = np.random.default_rng([seed, number, index])
     grade = (np.interp(number, SHELDON, values) for values in (WEAR, LUSTRE, DIRT, MARKS))
     look = Look(*(float(value) * rng.normal(1, SPREAD) for value in grade))
@@ -138,20 +146,71 @@ def make_photo(job: tuple[Path, int, int, int]) -> None:
     noise = rng.uniform(1, 4)
 
     photo = Image.new("RGB", (2 * SIZE, SIZE))
+    scenes = draw_scenes(f"{number}", paths[0].stem, np.random.default_rng([seed, number, index, 1]))
     for side, face in enumerate(faces()):
         turn = rng.normal(0, 5)
         centre = SIZE / 2 + SIZE * np.clip(rng.normal(0, 0.012, 2), -0.025, 0.025)
         surface = wear_face(face, look, rng)
         brightness = shade(surface, look, light_direction(azimuth - turn, elevation), rng)
         coin = brightness[..., None] * metal_colour(toning, look.dirt, rng)
+        if len(paths) == 2:
+            scene, centre, radius = next(scenes)
+            paste_coin(scene, coin, turn, centre, radius)
+            write_photo(add_noise(scene, exposure, noise, rng), paths[side], on_its_side=index % 2 == 1)
+            continue
         half = draw_background(background, light_direction(azimuth, elevation), centre, radius)
         paste_coin(half, coin, turn, centre, radius)
         photo.paste(half, (side * SIZE, 0))
+    if len(paths) == 1:
+        photo = add_noise(photo, exposure, noise, rng).resize(PHOTO_SIZE, Image.Resampling.BICUBIC)
+        write_photo(photo, paths[0])
 
-    pixels = np.asarray(photo) * exposure + noise * rng.standard_normal((SIZE, 2 * SIZE, 1), np.float32)
+
+def add_noise(photo: Image.Image, exposure: np.ndarray, noise: float, rng: np.random.Generator) -> Image.Image:
+    """Return a photo as a camera with this exposure of each colour and this noise, in grey levels, takes it."""
+    pixels = np.asarray(photo) * exposure + noise * rng.standard_normal((photo.height, photo.width, 1), np.float32)
+    return to_image(pixels)
+
+
+def write_photo(photo: Image.Image, path: Path, on_its_side: bool = False) -> None:
+    """Write a photo as JPEG; if on its side, EXIF tells how to turn it, as with a phone that was held upright."""
+    exif = Image.Exif()
+    if on_its_side:
+        photo = photo.transpose(Image.Transpose.ROTATE_90)
+        exif[ExifTags.Base.Orientation] = 6
     partial = path.with_suffix(".partial")
-    to_image(pixels).resize(PHOTO_SIZE, Image.Resampling.BICUBIC).save(partial, "JPEG", quality=JPEG_QUALITY)
+    photo.save(partial, "JPEG", quality=JPEG_QUALITY, exif=exif)
     os.replace(partial, path)
+
+
+def draw_scenes(grade: str, certificate: str, rng: np.random.Generator) -> Iterator[tuple[Image.Image, tuple, float]]:
+    """Yield what is around a coin in a photo of each face, with the centre and the radius of the coin, in pixels.
+
+    The coin lies on a table, or is in a holder with a label, which tells its grade on the obverse.
+    """
+    width, height = FACE_PHOTO_SIZE
+    in_holder = rng.uniform() < 0.7
+    table = rng.uniform(60, 200) * np.array((1, rng.uniform(0.75, 1), rng.uniform(0.55, 0.95)))  # wood, or grey
+    for face in FACE_FOLDERS:
+        grain = np.asarray(to_image(128 + 4 * random_patches(12, rng)).resize((width, height)), np.float32)
+        scene = to_image(table * (grain[..., None] / 128))
+        radius = rng.uniform(0.2, 0.27) * width
+        x, y = width / 2 + rng.normal(0, 0.03) * width, 0.6 * height + rng.normal(0, 0.02) * height
+        if in_holder:
+            draw = ImageDraw.Draw(scene)
+            left, right, top, bottom = x - 1.75 * radius, x + 1.75 * radius, y - 2.8 * radius, y + 1.7 * radius
+            draw.rounded_rectangle((left, top, right, bottom), 0.12 * radius, (226, 228, 230), (170, 172, 176), 6)
+            ring = rng.uniform(1.18, 1.3) * radius
+            draw.circle((x, y), ring, (214, 216, 219), (150, 152, 156), 8)
+            label = (left + 0.15 * radius, top + 0.15 * radius, right - 0.15 * radius, y - 1.75 * radius)
+            draw.rectangle(label, (60, 96, 160), (30, 40, 60), 4)
+            text = f"COINKIT DEMO MINT\n1970  ONE EPOCH\nGRADE {grade}   {certificate}"
+            if face == FACE_FOLDERS[0]:
+                draw.multiline_text((label[0] + 20, label[1] + 20), text, (250, 250, 250), font_size=radius / 6)
+        shadow = Image.new("L", scene.size)
+        ImageDraw.Draw(shadow).circle((x + 0.03 * radius, y + 0.05 * radius), radius, 150)
+        scene.paste((20, 20, 20), mask=shadow.filter(ImageFilter.GaussianBlur(0.03 * radius)))
+        yield scene, (x, y), radius
 
 
 def light_direction(azimuth: float, elevation: float) -> tuple[float, float, float]:

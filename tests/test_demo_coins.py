@@ -1,6 +1,8 @@
 from conftest import assert_fails, run_script
 from PIL import Image
 
+from coinkit.faces import find_coins, open_coin
+
 
 def draw(cwd, *options):
     result = run_script("make_demo_coins.py", "--per-grade", 1, "--grades", "vf30", "ms65", *options, cwd=cwd)
@@ -21,6 +23,14 @@ def test_coins_are_drawn_the_same_each_time(tmp_path):
     assert all(photos["a"][name] != photos["c"][name] for name in photos["a"])
     with Image.open(next((tmp_path / "a").rglob("*.jpg"))) as photo:
         assert photo.size == (6000, 3000)
+
+
+def test_photos_of_each_face_are_cut_out(tmp_path):
+    names = draw(tmp_path, "--faces", 1)
+    coins, alone = find_coins([tmp_path / name for name in names])
+    assert len(names) == 4 and len(coins) == 2 and not alone
+    for coin in coins:
+        assert all(0.19 < circle.radius / 1500 < 0.29 for circle in open_coin(coin, 256, 128).circles)
 
 
 def test_a_name_off_the_scale_is_an_error(tmp_path):

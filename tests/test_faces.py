@@ -11,8 +11,8 @@ from conftest import assert_fails, draw_photo, run_script
 from PIL import Image
 from test_coin_finder import draw_coin
 
-from coinkit.coin_finder import GROUND, Coin
-from coinkit.faces import Faces, find_coins, open_coin
+from coinkit.coin_finder import GROUND, SURE, Coin
+from coinkit.faces import Faces, OpenedCoin, find_coins, open_coin
 from coinkit.manifest import read_manifest
 from coinkit.photos import PhotoError
 
@@ -156,6 +156,12 @@ def test_photos_are_joined_by_name_or_certificate_number():
     assert {path.name for path in alone} == {"b.jpg", "c.jpg", "c.png"}
 
 
+def test_an_unsure_circle_is_noted():
+    circles = Coin(50, 50, 40, SURE), Coin(50, 50, 40, SURE - 0.01)
+    assert OpenedCoin(draw_photo(1), (200, 100), circles).notes == ["check where the reverse was cut out"]
+    assert not OpenedCoin(draw_photo(1), (200, 100), circles[:1]).notes
+
+
 def test_a_photo_that_cannot_be_opened_is_named_by_its_face(tmp_path):
     faces = draw_faces(tmp_path, "coin", 3)
     faces.reverse.write_bytes(b"nothing")
@@ -182,7 +188,7 @@ def test_a_pair_gets_the_grade_of_its_prepared_photo(trained, pairs):
     )
     pair, whole = lines[f"{sources[0]} + {sources[1]}"], lines[str(prepared)]
     assert pair["grade"] == whole["grade"] and abs(pair["confidence"] - whole["confidence"]) < 0.02
-    assert not pair["note"]
+    assert "2:1" not in pair["note"] and "small" not in pair["note"]
 
     result = run_script("evaluate.py", "--data", pairs, "--checkpoint", checkpoint, cwd=pairs.parent)
     assert result.returncode == 0 and "7 photos of" in result.stdout, result.stderr
