@@ -2,14 +2,12 @@
 
     python evaluate.py                                  the test split of coin_dataset
     python evaluate.py --split val                      another split
-    python evaluate.py --data images                    photos in the layout that prepare_dataset.py reads
-    python evaluate.py --data more --output report2     any folder with a folder of photos for each grade
-    python evaluate.py --data images --cut              the coins cut out, as prepare_dataset.py --cut does
+    python evaluate.py --data more --output report2     other photos, in a folder for each grade
+    python evaluate.py --data more --cut                the coins cut out, as prepare_dataset.py --cut does
     python evaluate.py --checkpoint a.pth b.pth         the mean of several networks; heatmaps are of the first
     python evaluate.py --checkpoint a.pth --against b.pth    which of two networks is better
 
-Metrics on photos that the network was trained on are too good: images/ holds those too. It is said how many there are.
-A photo that cannot be read is named and left out, and the exit status is then 1.
+Metrics on photos that the network was trained on are too good, so a line says how many there are. A photo that cannot be read is named and left out, and the exit status is then 1.
 """
 
 if __name__ == "__main__":
@@ -98,7 +96,9 @@ def find_folder(data: Path, split: str | None) -> Path:
         UserError: it does not exist.
     """
     is_dataset = any(split_folder(data, name).is_dir() for name in SPLITS)
-    folder = split_folder(data, split or "test") if is_dataset or split else data
+    folder = data
+    if is_dataset or split:
+        folder = split_folder(data, split or "test")
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: run python prepare_dataset.py first, or name another folder with --data.")
     return folder

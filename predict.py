@@ -69,7 +69,7 @@ def main() -> int:
         print(f"{printable(path)}: {reason}", file=sys.stderr)
     if not paths:
         return 1
-    heatmap_of = name_heatmaps(args.heatmap, paths) if args.heatmap else {}
+    heatmap_of = heatmap_paths(args.heatmap, paths) if args.heatmap else {}
     device = find_device(args.device)
     networks, classes = load_networks(args.checkpoint, device)
     top_k = min(args.top_k, len(classes))
@@ -84,14 +84,14 @@ def main() -> int:
         width, grade_width = max(len(printable(path)) for path in paths), max(map(len, classes))
         format_prediction = partial(format_line, width=width, grade_width=grade_width)
 
-    unread = len(alone)
+    unreadable = len(alone)
     coins = []  # for --html
     with csv_table(args.csv, top_k) if args.csv else nullcontext() as table:
         graded = grade_photos(networks, paths, args.tta, device)
         for path, result in tqdm(graded, total=len(paths), unit="photo", leave=False, disable=len(paths) == 1 or None):
             if isinstance(result, PhotoError):
                 tqdm.write(f"{printable(path)}: {result}", file=sys.stderr)
-                unread += 1
+                unreadable += 1
                 continue
             probabilities, notes = result
             confidences, labels = (values.tolist() for values in probabilities.topk(top_k))
@@ -110,7 +110,7 @@ def main() -> int:
         from coinkit.review import write_grades
 
         write_grades(coins, classes, networks[0].model, device, args.checkpoint, args.html)
-    return 1 if unread else 0
+    return 1 if unreadable else 0
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -168,16 +168,16 @@ def find_inputs(names: list[str]) -> list[Path]:
 
 
 def expand_pattern(pattern: Path) -> list[Path]:
-    """Return what a pattern stands for that the shell has not expanded, sorted, but for system files and folders.
+    """Return the files that a pattern such as photos/*.jpg matches, sorted, without those of the system.
 
-    Folders at its beginning that exist are taken by their name, though it may have brackets.
+    Brackets in the name of an existing folder are taken literally.
     """
     base = next(parent for parent in pattern.parents if os.path.isdir(parent) or parent == parent.parent)
     matches = glob.glob(str(pattern.relative_to(base)), root_dir=base, recursive=True)
     return [base / match for match in sorted(matches) if not any(map(is_system_file, Path(match).parts))]
 
 
-def name_heatmaps(target: Path, paths: list[Path | Faces]) -> dict[Path | Faces, Path]:
+def heatmap_paths(target: Path, paths: list[Path | Faces]) -> dict[Path | Faces, Path]:
     """Return where to write the heatmap of each photo.
 
     That is the target if it is a PNG file. Otherwise the target is a folder, with subfolders like those of the photos.

@@ -51,7 +51,7 @@ from coinkit.grades import class_name
 from coinkit.manifest import MISSING, Photo, append_to_manifest, read_manifest, usable, write_manifest
 from coinkit.near_duplicates import GROUPINGS, assign_groups, other_hashes, perceptual_hash
 from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, PhotoError, find_photos, prefetch
-from coinkit.splits import CROSSING, assign_splits
+from coinkit.splits import COIN_IN_TWO_SPLITS, assign_splits
 
 SOURCE = Path("images")
 RATIOS = (70, 10, 20)  # train, val and test
@@ -91,7 +91,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--min-per-grade", type=int, default=1, help="leave out grades with fewer photos")
     add("--keep-variants", action="store_true", help="keep au58+ apart from au58, ms64rb from ms64")
     add(
-        "--group", choices=GROUPINGS, default="both", help="what tells photos of one coin: certificate number and looks"
+        "--group", choices=GROUPINGS, default="both", help="how to find photos of one coin; both: certificate and looks"
     )
     add("--reshuffle", action="store_true", help="split all photos anew; some will move from train to test")
     add("--dry-run", action="store_true", help="read the photos and report, but write nothing")
@@ -112,8 +112,8 @@ def main() -> None:
         photos = prepare(args, output)
 
     print_report(photos, args.ratios)
-    if any(CROSSING in photo.reason for photo in photos):
-        print_crossing(photos, count_moving(photos, args))
+    if any(COIN_IN_TWO_SPLITS in photo.reason for photo in photos):
+        print_crossing(photos, count_moved_by_reshuffle(photos, args))
     if args.dry_run:
         print("\nA dry run: nothing was written.")
     else:
@@ -133,7 +133,7 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
     if previous and not args.reshuffle:
         print(f"Photos that are already in {args.output} keep their split; --reshuffle splits anew.")
     if args.dry_run:
-        read_photos(photos, previous, output, args)
+        prepare_photos(photos, previous, output, args)
         select_and_split(photos, previous, args)
         return photos
 
@@ -143,7 +143,7 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
     needed = estimate_bytes(photos, previous, args)
     with atomic_folder(output) as new_dataset, require_disk_space(needed, staging.parent):
         try:
-            read_photos(photos, previous, output, args)
+            prepare_photos(photos, previous, output, args)
             select_and_split(photos, previous, args)
             assign_output_paths(photos)
             fill_dataset(new_dataset, photos, staging, previous, output)
@@ -259,7 +259,7 @@ def source_state(photo: Photo) -> tuple:
     return *files, photo.preparation
 
 
-def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, args: argparse.Namespace) -> None:
+def prepare_photos(photos: list[Photo], previous: list[Photo], dataset: Path, args: argparse.Namespace) -> None:
     """Read the photos, fill in their rows, and write prepared photos to the staging folder unless --dry-run.
 
     Photos that the previous dataset or an interrupted run has are not read again, unless they have changed.
@@ -285,7 +285,7 @@ def read_photos(photos: list[Photo], previous: list[Photo], dataset: Path, args:
         staging.mkdir(exist_ok=True)
         write_manifest(staging, interrupted)
     target = None if args.dry_run else staging
-    read = partial(read_photo, staging=target, size=tuple(args.size))
+    read = partial(prepare_photo, staging=target, size=tuple(args.size))
     done = len(photos) - len(to_read)
     try:
         with (
@@ -320,7 +320,7 @@ def start_worker() -> None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def read_photo(photo: Photo, staging: Path | None, size: tuple[int, int]) -> Photo:
+def prepare_photo(photo: Photo, staging: Path | None, size: tuple[int, int]) -> Photo:
     """Decode, check and hash a photo, and write the prepared photo to `staging`, in a worker process."""
     try:
         coin = open_coin(source_of(photo), *size)
@@ -365,7 +365,7 @@ def select_and_split(photos: list[Photo], previous: list[Photo], args: argparse.
     photos += find_missing(photos, previous)
     leave_out_copies(photos)
     for doubt in assign_groups(photos, args.group):
-        print(f"Not believed: {printable(doubt)}.")
+        print(f"Ignored when looking for photos of one coin: {printable(doubt)}.")
     leave_out_small_grades(photos, args.min_per_grade)
     assign_splits(photos, previous, args.ratios, args.seed)
     if len({photo.grade for photo in usable(photos)}) < 2:
@@ -375,9 +375,9 @@ def select_and_split(photos: list[Photo], previous: list[Photo], args: argparse.
         raise UserError(f"fewer than 2 grades in {args.source} have usable photos. {advice}")
 
 
-def count_moving(photos: list[Photo], args: argparse.Namespace) -> int:
+def count_moved_by_reshuffle(photos: list[Photo], args: argparse.Namespace) -> int:
     """Return how many photos would be in another split after --reshuffle."""
-    again = [replace(photo, reason="" if CROSSING in photo.reason else photo.reason) for photo in photos]
+    again = [replace(photo, reason="" if COIN_IN_TWO_SPLITS in photo.reason else photo.reason) for photo in photos]
     assign_splits(again, [], args.ratios, args.seed)
     return sum(photo.split != new.split for photo, new in zip(photos, again, strict=True) if not new.reason)
 

@@ -128,7 +128,7 @@ def prepare_again(folder: Path, size: int) -> None:
     args, dataset = options(folder), folder / "coin_dataset"
     previous = timed("again: read the manifest", prepare_dataset.check_output, dataset, args.source)
     photos = timed("again: list the photos", prepare_dataset.find_source_photos, args)
-    timed("again: take over what is known", prepare_dataset.read_photos, photos, previous, dataset, args)
+    timed("again: take over what is known", prepare_dataset.prepare_photos, photos, previous, dataset, args)
     find_coins_and_splits(photos, previous)
     partial = folder / "partial"
     timed("again: lay out", prepare_dataset.fill_dataset, partial, photos, folder / "staging", previous, dataset)

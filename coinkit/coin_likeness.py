@@ -50,7 +50,7 @@ def trim_border(photo: Image.Image) -> Image.Image:
     return photo
 
 
-class Coin:
+class FacePair:
     """The two faces of a coin, (2, FACE, FACE), grey levels from 0 to 255, to be compared with others."""
 
     def __init__(self, faces: np.ndarray):
@@ -61,7 +61,7 @@ class Coin:
         """The details of each small face in all poses, as Fourier transforms."""
         return [_transform_poses(_shrink(face), POSES) for face in self.faces]
 
-    def likeness(self, other: "Coin") -> float | None:
+    def likeness(self, other: "FacePair") -> float | None:
         """Return how alike two coins are: the correlation of details in the places that are least alike.
 
         Returns:
@@ -80,7 +80,7 @@ class Coin:
         ]
         return max(likeness, self._likeness_in(other, nearby))
 
-    def _likeness_in(self, other: "Coin", poses: list[list[tuple[float, float]]]) -> float | None:
+    def _likeness_in(self, other: "FacePair", poses: list[list[tuple[float, float]]]) -> float | None:
         """Return the likeness in the best of some poses of each face."""
         faces = zip(self.faces, other.faces, poses, strict=True)
         places = np.concatenate([_compare_places(*pair) for pair in faces])

@@ -8,7 +8,7 @@ from coinkit.files import is_system_file
 from coinkit.grades import scale_order, sheldon_number
 from coinkit.manifest import MISSING, Photo, usable
 from coinkit.photos import SPLITS, is_photo_name
-from coinkit.splits import CROSSING
+from coinkit.splits import COIN_IN_TWO_SPLITS
 
 PHOTO_COUNT_RATINGS = {"excellent": 100, "good": 50, "usable": 20, "too few": 0}  # photos of a grade, at least
 MAX_IMBALANCE = 3  # warn if the largest grade has more than this many times the photos of the smallest
@@ -125,7 +125,9 @@ def print_crossing(photos: list[Photo], moving: int) -> None:
         photos: all photos.
         moving: how many would be in another split after --reshuffle.
     """
-    crossing = [f"{photo.source} ({photo.split}): {photo.reason}" for photo in photos if CROSSING in photo.reason]
+    crossing = [
+        f"{photo.source} ({photo.split}): {photo.reason}" for photo in photos if COIN_IN_TWO_SPLITS in photo.reason
+    ]
     print_photos("LEFT OUT, since one coin in two splits makes the score too good:", crossing)
     print(f"They keep their splits in manifest.csv. --reshuffle uses them again, and moves {moving} photos to another")
     print("split; models that were trained before must then be trained anew. If they are different coins: --group.")
@@ -136,7 +138,7 @@ def print_left_out(photos: list[Photo]) -> None:
     left_out = [
         f"{photo.source}: {photo.reason}"
         for photo in photos
-        if photo.reason not in ("", MISSING) and CROSSING not in photo.reason
+        if photo.reason not in ("", MISSING) and COIN_IN_TWO_SPLITS not in photo.reason
     ]
     if left_out:
         print_photos("left out:", left_out)

@@ -39,7 +39,7 @@ class Network(NamedTuple):
         return self.model.image_width, self.model.image_height
 
 
-class Photo(NamedTuple):
+class LoadedPhoto(NamedTuple):
     """A photo at each size that a network takes, (3, height, width), uint8; and notes on it."""
 
     pixels: dict[tuple[int, int], Tensor]
@@ -98,13 +98,13 @@ def grade_photos(
     with ThreadPoolExecutor(usable_cores()) as pool:
         photos = zip(paths, prefetch(pool, read, paths, ahead=2 * BATCH_SIZE), strict=True)
         while batch := list(islice(photos, BATCH_SIZE)):
-            readable = [photo for _, photo in batch if isinstance(photo, Photo)]
+            readable = [photo for _, photo in batch if isinstance(photo, LoadedPhoto)]
             probabilities = iter(mean_probabilities(networks, readable, tta, device) if readable else ())
             for path, photo in batch:
-                yield path, (next(probabilities), photo.notes) if isinstance(photo, Photo) else photo
+                yield path, (next(probabilities), photo.notes) if isinstance(photo, LoadedPhoto) else photo
 
 
-def read_photo(path: Path | Faces, sizes: set[tuple[int, int]]) -> Photo | PhotoError:
+def read_photo(path: Path | Faces, sizes: set[tuple[int, int]]) -> LoadedPhoto | PhotoError:
     """Return a photo at these sizes (width, height), with notes on it; or the error, if it cannot be read."""
     try:
         opened = {size: open_coin(path, *size) for size in sizes}
@@ -114,11 +114,11 @@ def read_photo(path: Path | Faces, sizes: set[tuple[int, int]]) -> Photo | Photo
     notes = opened[min(sizes)].notes
     if any(width < wanted_width and height < wanted_height for wanted_width, wanted_height in sizes):
         notes.append("small")
-    return Photo({size: to_tensor(coin.photo) for size, coin in opened.items()}, notes)
+    return LoadedPhoto({size: to_tensor(coin.photo) for size, coin in opened.items()}, notes)
 
 
 @torch.inference_mode()
-def mean_probabilities(networks: list[Network], photos: list[Photo], tta: bool, device: torch.device) -> Tensor:
+def mean_probabilities(networks: list[Network], photos: list[LoadedPhoto], tta: bool, device: torch.device) -> Tensor:
     """Return the probabilities of the grades, (N, classes): the mean over networks and, with `tta`, over views.
 
     It averages calibrated logits. Averaged probabilities would be less confident than they are accurate

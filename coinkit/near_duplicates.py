@@ -21,7 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from coinkit.coin_likeness import FACE, Coin, read_faces, trim_border
+from coinkit.coin_likeness import FACE, FacePair, read_faces, trim_border
 from coinkit.faces import open_coin, source_of
 from coinkit.manifest import Photo, usable_or_missing
 from coinkit.photos import PhotoError, certificate_number
@@ -177,8 +177,8 @@ def find_look_alikes(photos: list[Photo], doubts: list[str]) -> list[tuple[int, 
             own, others = faces(index, trimmed), faces(other, trimmed)
             likeness = None
             if own is not None and others is not None:
-                coin = coin or Coin(own)
-                likeness = coin.likeness(Coin(view.apply(others)))
+                coin = coin or FacePair(own)
+                likeness = coin.likeness(FacePair(view.apply(others)))
             if likeness is None:
                 is_same = view == AS_IT_IS and bits <= SAME_COIN_BITS
             else:

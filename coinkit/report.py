@@ -44,7 +44,7 @@ from coinkit.metrics import (
     summarise,
 )
 from coinkit.photos import PhotoError
-from coinkit.review import MAX_COINS, Coin, data_uri, describe, draw_coins, write_page
+from coinkit.review import MAX_COINS, ShownCoin, data_uri, describe, draw_coins, write_page
 from coinkit.training_photos import find_sources
 
 FILES = {"index.html", "confusion.png", "reliability.png", "mistakes.png", "predictions.csv", "metrics.json"}
@@ -210,7 +210,7 @@ def write_report(
         )
 
 
-def coins_to_check(evaluation: Evaluation, comparison: Comparison | None) -> list[Coin]:
+def coins_to_check(evaluation: Evaluation, comparison: Comparison | None) -> list[ShownCoin]:
     """Return the coins that a person should look at, at most `MAX_COINS`.
 
     These are all mistakes, the worst first; what the compared model grades otherwise; and the least sure of the others.
@@ -231,11 +231,13 @@ def coins_to_check(evaluation: Evaluation, comparison: Comparison | None) -> lis
             notes.append(f"The other model says {classes[comparison.other.predicted[index]]}.")
         if evaluation.learned[index]:
             notes.append("The model was trained on this photo.")
-        coins.append(Coin(path, predictions.probabilities[index], true, tuple(kinds), tuple(notes), sources.get(path)))
+        coins.append(
+            ShownCoin(path, predictions.probabilities[index], true, tuple(kinds), tuple(notes), sources.get(path))
+        )
     return coins
 
 
-def describe_coins(evaluation: Evaluation, coins: list[Coin]) -> str:
+def describe_coins(evaluation: Evaluation, coins: list[ShownCoin]) -> str:
     """Return which coins are shown, as text."""
     mistakes = sum("mistake" in coin.kinds for coin in coins)
     total = int((~evaluation.predictions.correct).sum())

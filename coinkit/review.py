@@ -33,7 +33,7 @@ TOP_K = 3
 BATCH_SIZE = 8  # heatmaps at once
 
 
-class Coin(NamedTuple):
+class ShownCoin(NamedTuple):
     """A coin to show."""
 
     path: Path | Faces  # what the model has graded
@@ -45,7 +45,7 @@ class Coin(NamedTuple):
 
 
 def draw_coins(
-    coins: list[Coin],
+    coins: list[ShownCoin],
     classes: list[str],
     model: nn.Module,
     device: torch.device,
@@ -94,7 +94,7 @@ def describe(true: str, predicted: str, confidence: float) -> str:
     return f"{grades}, confidence {confidence:.0%}"
 
 
-def read_pictures(coin: Coin, size: tuple[int, int]) -> tuple[bytes, torch.Tensor] | None:
+def read_pictures(coin: ShownCoin, size: tuple[int, int]) -> tuple[bytes, torch.Tensor] | None:
     """Return the picture of a coin as a JPEG file, and the photo as the model takes it; None if it cannot be read."""
     try:
         picture = open_coin(coin.path, *PICTURE_SIZE).photo
@@ -107,8 +107,8 @@ def read_pictures(coin: Coin, size: tuple[int, int]) -> tuple[bytes, torch.Tenso
 
 
 def with_heatmaps(
-    pictures: Iterator[tuple[Coin, bytes, torch.Tensor]], model: nn.Module, device: torch.device
-) -> Iterator[tuple[Coin, bytes, bytes]]:
+    pictures: Iterator[tuple[ShownCoin, bytes, torch.Tensor]], model: nn.Module, device: torch.device
+) -> Iterator[tuple[ShownCoin, bytes, bytes]]:
     """Replace the photo in each tuple by its heatmap, a PNG file."""
     while batch := list(islice(pictures, BATCH_SIZE)):
         photos = normalise(torch.stack([photo for *_, photo in batch]).to(device))
@@ -176,7 +176,7 @@ def write_grades(
         checkpoints: that have graded the photos.
         target: the HTML file.
     """
-    coins = [Coin(path, shares, notes=(f"Note: {note}",) if note else ()) for path, shares, note in graded]
+    coins = [ShownCoin(path, shares, notes=(f"Note: {note}",) if note else ()) for path, shares, note in graded]
     shown = sorted(coins, key=lambda coin: coin.probabilities.max())[:MAX_COINS]
     text = "The least sure come first: check these by eye."
     if len(shown) < len(coins):

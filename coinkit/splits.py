@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from coinkit.manifest import Photo, usable, usable_or_missing
 from coinkit.photos import SPLITS
 
-CROSSING = "in another split than a photo of the same coin:"  # the reason of a photo that was left out
+COIN_IN_TWO_SPLITS = "in another split than a photo of the same coin:"  # the reason of a photo that was left out
 
 
 def assign_splits(photos: list[Photo], previous: list[Photo], ratios: list[float], seed: int) -> None:
@@ -63,7 +63,7 @@ def leave_out_crossing(photos: list[Photo]) -> None:
         first = min((photo for photo in coin if photo.split), key=lambda photo: SPLITS.index(photo.split), default=None)
         for photo in coin:
             if first and photo.split not in ("", first.split):
-                photo.reason = f"{CROSSING} {first.source}, which is in {first.split}"
+                photo.reason = f"{COIN_IN_TWO_SPLITS} {first.source}, which is in {first.split}"
 
 
 def split_by_ratios(photos: list[Photo], ratios: list[float], seed: int) -> None:

@@ -315,11 +315,11 @@ def test_heatmaps_of_several_photos_lie_in_a_folder_as_the_photos_do(trained, tm
 def test_a_heatmap_never_replaces_a_photo(tmp_path):
     photos = [tmp_path / "a.png", tmp_path / "a.png.png"]
     with pytest.raises(UserError, match="one file"):
-        command.name_heatmaps(tmp_path / "out.png", photos)
+        command.heatmap_paths(tmp_path / "out.png", photos)
     with pytest.raises(UserError, match="would replace"):
-        command.name_heatmaps(tmp_path / "a.png", photos[:1])
+        command.heatmap_paths(tmp_path / "a.png", photos[:1])
     with pytest.raises(UserError, match="would replace"):
-        command.name_heatmaps(tmp_path, photos)
+        command.heatmap_paths(tmp_path, photos)
 
 
 @pytest.mark.parametrize(

@@ -459,7 +459,7 @@ def test_a_number_that_is_not_believed_is_told(images, tmp_path):
     for number, photo in enumerate(sorted((images / "vf30" / "6000x3000").iterdir())):
         photo.rename(photo.with_name(f"4567890_{number}.jpg"))
     result = run_script("prepare_dataset.py", cwd=tmp_path)
-    assert "Not believed: 4567890 is in the names of 12 photos" in result.stdout
+    assert "Ignored when looking for photos of one coin: 4567890 is in the names of 12 photos" in result.stdout
 
 
 def test_a_split_that_is_empty_because_of_a_coin_with_many_photos_is_told(images, tmp_path):
