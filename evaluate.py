@@ -7,7 +7,8 @@
     python evaluate.py --checkpoint a.pth b.pth         the mean of several networks; heatmaps are of the first
     python evaluate.py --checkpoint a.pth --against b.pth    which of two networks is better
 
-Metrics on photos that the network was trained on are too good, so a line says how many there are. A photo that cannot be read is named and left out, and the exit status is then 1.
+Metrics on photos that the network was trained on are too good, so a line says how many there are. A photo that cannot
+be read is named and left out, and the exit status is then 1.
 """
 
 if __name__ == "__main__":
