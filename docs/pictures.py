@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.chrome.webdriver import WebDriver
@@ -24,13 +25,15 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from coin_classifier_custom import BEST
 from coinkit.cli import ArgumentParser, UserError, run
-from coinkit.photos import open_photo
+from coinkit.faces import Faces, open_coin
+from coinkit.photos import FACE_FOLDERS, open_photo, open_whole
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 DEMO = ROOT / "demo"
 PHOTO_SIZE = (640, 320)
 JPEG_QUALITY = 85
+SHOWN_COIN = "75000039.jpg"  # in a holder
 SHOWN = "^(accuracy|confusion matrix|loss|worst mistakes)$"  # of TensorBoard's cards
 
 PATIENCE = 60  # seconds for a page to show what it should
@@ -67,11 +70,22 @@ def main() -> None:
         shrink(heatmap, DOCS / "heatmap.jpg")
     shrink(photo, DOCS / "photo.jpg")
     shutil.copy(DEMO / "report" / "confusion.png", DOCS / "confusion.png")
+    show_cutting(DEMO / "images" / "ms65", DOCS / "cutting.jpg")
 
 
 def shrink(photo: Path, target: Path) -> None:
     """Write a photo as a small JPEG file."""
     open_photo(photo, *PHOTO_SIZE)[0].save(target, quality=JPEG_QUALITY, optimize=True)
+
+
+def show_cutting(grade: Path, target: Path) -> None:
+    """Write a picture of the photos of a coin's faces, and of the coin cut out of them."""
+    faces = Faces(*(grade / face / SHOWN_COIN for face in FACE_FOLDERS))
+    pictures = [open_whole(path, 400)[0].resize((240, 320)) for path in faces[:2]] + [open_coin(faces, 640, 320).photo]
+    row = Image.new("RGB", (240 + 240 + 640, 320))
+    for picture, left in zip(pictures, (0, 240, 480), strict=True):
+        row.paste(picture, (left, 0))
+    row.save(target, quality=JPEG_QUALITY, optimize=True)
 
 
 @contextmanager
