@@ -164,7 +164,7 @@ def find_labelled_photos(folder: Path, classes: list[str], cut: bool = False) ->
         if label is not None:
             photos += [(path, label) for path in found]
             for path, reason in alone.items():
-                print(f"{path}: {reason}", file=sys.stderr)
+                print(f"{path}: {reason}; left out", file=sys.stderr)
         elif found:
             print(f"{grade_folder}: the model does not know this grade; {len(found)} photos left out", file=sys.stderr)
     if not photos:

@@ -58,7 +58,9 @@ def main() -> None:
 def options(folder: Path) -> argparse.Namespace:
     """Return the options of prepare_dataset.py."""
     source = folder / "images"
-    return argparse.Namespace(source=source, size=SIZE, full_size=None, keep_variants=False, workers=1, dry_run=False)
+    return argparse.Namespace(
+        source=source, size=SIZE, full_size=None, cut=False, keep_variants=False, workers=1, dry_run=False
+    )
 
 
 def timed(step: str, function: Callable, *args: Any) -> Any:

@@ -19,7 +19,15 @@ from PIL import Image
 from coinkit.cli import UserError
 from coinkit.coin_finder import MARGIN, SURE, Coin, CoinNotFound, cut_out, find_coin, join_faces
 from coinkit.manifest import Photo, table_reader
-from coinkit.photos import FACE_FOLDERS, PhotoError, certificate_number, open_photo, open_whole, photo_notes
+from coinkit.photos import (
+    FACE_FOLDERS,
+    PhotoError,
+    as_photo_error,
+    certificate_number,
+    open_photo,
+    open_whole,
+    photo_notes,
+)
 
 CIRCLES = "circles.csv"  # in the folder of the photos: circles that count instead of those that are found
 
@@ -74,7 +82,8 @@ def open_coin(source: Path | Faces, width: int, height: int) -> OpenedCoin:
     for name, face, circle in zip(FACE_FOLDERS, faces, known, strict=True):
         with _named(name):
             coin = face.from_file(circle) if circle else find_coin(face.photo)
-            if not (0 <= coin.x <= face.photo.width and 0 <= coin.y <= face.photo.height):
+            right, bottom = face.photo.size
+            if not (0 <= coin.x <= right and 0 <= coin.y <= bottom and coin.radius <= max(right, bottom)):
                 raise PhotoError(f"the circle in {CIRCLES} is not within the photo")
             cut.append(cut_out(face.photo, coin, height))
             circles.append(face.to_file(coin))
@@ -118,13 +127,14 @@ def _open_faces(source: Faces) -> list[_Face]:
 
 @contextmanager
 def _named(face: str) -> Iterator[None]:
-    """Name the face in the reason why it cannot be used."""
-    try:
-        yield
-    except CoinNotFound as error:
-        raise PhotoError(f"{face}: {error} ({CIRCLES} can tell where the coin is)") from None
-    except PhotoError as error:
-        raise type(error)(f"{face}: {error}") from None
+    """Turn whatever goes wrong with the photo of a face into a PhotoError that names the face."""
+    with as_photo_error():
+        try:
+            yield
+        except CoinNotFound as error:
+            raise PhotoError(f"{face}: {error} ({CIRCLES} can tell where the coin is)") from None
+        except PhotoError as error:
+            raise type(error)(f"{face}: {error}") from None
 
 
 # ---------------------------------------------------------------- finding the photos

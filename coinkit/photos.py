@@ -116,7 +116,7 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
 
 def read_photo_file(path: Path) -> bytes:
     """Return the content of a photo's file, for `decode_photo`. Raises what `open_photo` raises."""
-    with _as_photo_error():
+    with as_photo_error():
         if not path.is_file():
             raise PhotoError(
                 "no photo in this folder" if path.is_dir() else "not a file" if path.exists() else "no such file"
@@ -130,7 +130,7 @@ def read_photo_file(path: Path) -> bytes:
 def decode_photo(data: bytes, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
     """Decode the content of a photo's file, as `open_photo` does."""
     least_size = (round(DECODE_MARGIN * width), round(DECODE_MARGIN * height))
-    with _as_photo_error():
+    with as_photo_error():
         photo, original_size = _decode_or_mend(data, least_size)
         return _fit(photo, width, height), original_size
 
@@ -146,7 +146,7 @@ def open_whole(path: Path, least_side: int) -> tuple[Image.Image, tuple[int, int
         The photo in RGB, upright; and its original (width, height).
     """
     data = read_photo_file(path)
-    with _as_photo_error():
+    with as_photo_error():
         return _decode_or_mend(data, (least_side, least_side))
 
 
@@ -178,7 +178,7 @@ def prefetch(pool: Executor, function: Callable, items: Iterable, ahead: int) ->
 
 
 @contextmanager
-def _as_photo_error() -> Iterator[None]:
+def as_photo_error() -> Iterator[None]:
     """Turn whatever goes wrong with a photo into a PhotoError."""
     try:
         yield

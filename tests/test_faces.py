@@ -156,6 +156,17 @@ def test_photos_are_joined_by_name_or_certificate_number():
     assert {path.name for path in alone} == {"b.jpg", "c.jpg", "c.png"}
 
 
+def test_a_circle_beyond_the_photo_or_a_photo_of_nothing_has_a_reason(tmp_path):
+    faces = draw_faces(tmp_path, "coin", 3)
+    for circle in (Coin(9000, 10, 50, 1), Coin(300, 500, 1e9, 1)):
+        with pytest.raises(PhotoError, match="reverse: the circle in circles.csv"):
+            open_coin(faces._replace(circles=(None, circle)), 64, 32)
+    for size in ((1, 1), (5000, 3), (40, 40)):
+        Image.new("RGB", size, "white").save(faces.obverse)
+        with pytest.raises(PhotoError, match="obverse: "):
+            open_coin(faces, 64, 32)
+
+
 def test_an_unsure_circle_is_noted():
     circles = Coin(50, 50, 40, SURE), Coin(50, 50, 40, SURE - 0.01)
     assert OpenedCoin(draw_photo(1), (200, 100), circles).notes == ["check where the reverse was cut out"]
