@@ -83,7 +83,7 @@ def test_what_has_no_partner_or_no_coin_is_left_out_with_the_reason(pairs):
     (pairs / "vf30" / "reverse" / "10000001.jpg").unlink()
     draw_photo(0, (600, 800)).convert("L").point(lambda _: 200).save(pairs / "ms65" / "reverse" / "10000101.jpg")
     rows = prepare(pairs.parent)
-    assert "no photo of the reverse" in rows["images/vf30/obverse/10000001.jpg"]["reason"]
+    assert "no photo of its reverse" in rows["images/vf30/obverse/10000001.jpg"]["reason"]
     assert rows["images/ms65/obverse/10000101.jpg"]["reason"].startswith("reverse: ")
     assert sum(not row["reason"] for row in rows.values()) == 6
 
