@@ -35,6 +35,10 @@ CIRCLES = "circles.csv"  # in the folder of the photos: circles that count inste
 # size, a coin fills a half of 1024x512 if it is a quarter as wide as the photo.
 LEAST_SIDE = 2048  # of the copy, in pixels, if the photo has them
 
+# Faces are cut out at no less than the usual size of prepared photos, and then shrunk like those, so that a pair and
+# its prepared photo look the same to a small network.
+CUT_SIDE = 512
+
 
 class Faces(NamedTuple):
     """Where the faces of a coin are that are to be cut out: in two photos, or in the halves of one."""
@@ -78,6 +82,7 @@ def open_coin(source: Path | Faces, width: int, height: int) -> OpenedCoin:
     if not source.reverse:
         middle = faces[1].left / faces[1].scale
         known = [next((c for c in known if c and (c.x >= middle) == is_right), None) for is_right in (False, True)]
+    side = max(height, CUT_SIDE)
     cut, circles = [], []
     for name, face, circle in zip(FACE_FOLDERS, faces, known, strict=True):
         with _named(name):
@@ -85,10 +90,10 @@ def open_coin(source: Path | Faces, width: int, height: int) -> OpenedCoin:
             right, bottom = face.photo.size
             if not (0 <= coin.x <= right and 0 <= coin.y <= bottom and coin.radius <= max(right, bottom)):
                 raise PhotoError(f"the circle in {CIRCLES} is not within the photo")
-            cut.append(cut_out(face.photo, coin, height))
+            cut.append(cut_out(face.photo, coin, side))
             circles.append(face.to_file(coin))
-    photo = join_faces(*cut, height)
-    if photo.width != width:
+    photo = join_faces(*cut, side)
+    if photo.size != (width, height):
         photo = photo.resize((width, height), Image.Resampling.BICUBIC)
     diameter = round(2 * min(circle.radius for circle in circles) * (1 + MARGIN))
     return OpenedCoin(photo, (2 * diameter, diameter), tuple(circles))
