@@ -61,7 +61,7 @@ class Prediction(NamedTuple):
 def main() -> int:
     """Run the command. The exit status is 1 if a photo could not be read."""
     args = parse_arguments()
-    folders = [path for path in map(home_path, args.photos) if path.is_dir()]
+    folders = [path for path in map(home_path, args.photos) if os.path.isdir(path)]
     circles = {photo: found for folder in folders for photo, found in read_circles(folder).items()}
     coins, alone = find_coins(find_inputs(args.photos), args.cut, circles)
     paths = list(dict.fromkeys([*coins, *(Faces(*pair) for pair in args.faces)]))
