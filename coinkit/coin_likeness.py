@@ -78,7 +78,8 @@ class FacePair:
             [(scale * factor, angle + turn) for factor in (0.985, 1, 1.015) for turn in (-0.75, 0, 0.75)]
             for scale, angle in poses
         ]
-        return max(likeness, self._likeness_in(other, nearby))
+        closer = self._likeness_in(other, nearby)
+        return likeness if closer is None else max(likeness, closer)
 
     def _likeness_in(self, other: "FacePair", poses: list[list[tuple[float, float]]]) -> float | None:
         """Return the likeness in the best of some poses of each face."""
