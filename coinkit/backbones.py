@@ -20,8 +20,9 @@ class Backbone(NamedTuple):
 
     # Called with the number of classes, `image_width` and `image_height`. What else it takes must be named like a flag
     # of coin_classifier_custom.py, whose value it gets: `dropout`, for example.
+    # Training sets the share that its dropout layers drop, as --dropout says.
     make: Callable[..., nn.Module]
-    head: str  # name of its last layer, which has an output for each class
+    head: str  # dotted name of its last layer, which has an output for each class
     heatmap_layer: str  # dotted name of the submodule whose output, (N, C, H, W), heatmaps explain
     pretrained_weights: Callable[[str], dict[str, Tensor]] | None = None  # loads what --pretrained names
 
