@@ -1,19 +1,17 @@
 """cut_coins.html in a dataset's folder: a page with the coins that were cut out, to check them in a minute."""
 
-import base64
 import csv
 import io
 import os
 from pathlib import Path
 
-from PIL import Image
-
 from coinkit.coin_finder import SURE
 from coinkit.faces import CIRCLES, source_of
 from coinkit.manifest import Photo, usable
+from coinkit.pages import data_uri, write_page
+from coinkit.photos import open_photo
 
 CUT_PAGE = "cut_coins.html"
-TEMPLATE = Path(__file__).with_name(CUT_PAGE)
 THUMBNAIL = (320, 160)  # pixels
 MAX_SHOWN = 1000  # coins; each takes about 20 kB
 
@@ -26,8 +24,6 @@ def write_cut_page(dataset: Path, photos: list[Photo], source: Path) -> None:
         photos: the rows of its manifest.
         source: folder of the source photos, in which circles.csv may lie.
     """
-    from jinja2 import Template
-
     cut = sorted((photo for photo in usable(photos) if photo.circles), key=certainty)
     if not cut:
         return
@@ -40,10 +36,7 @@ def write_cut_page(dataset: Path, photos: list[Photo], source: Path) -> None:
         }
         for photo in cut[:MAX_SHOWN]
     ]
-    page = Template(TEMPLATE.read_text("utf-8"), autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
-        coins=coins, count=len(cut), sure=SURE, circles=source / CIRCLES
-    )
-    (dataset / CUT_PAGE).write_text(page, "utf-8", "backslashreplace")  # file names may be invalid Unicode
+    write_page(CUT_PAGE, dataset / CUT_PAGE, coins=coins, count=len(cut), sure=SURE, circles=source / CIRCLES)
 
 
 def certainty(photo: Photo) -> float:
@@ -63,7 +56,5 @@ def circle_rows(photo: Photo, source: Path) -> str:
 def thumbnail(path: Path) -> str:
     """Return a small picture of a prepared photo as a data: URI, which embeds it in the page."""
     file = io.BytesIO()
-    with Image.open(path) as photo:
-        photo.draft("RGB", THUMBNAIL)
-        photo.resize(THUMBNAIL, Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    open_photo(path, *THUMBNAIL)[0].save(file, "JPEG", quality=85)
+    return data_uri(file.getvalue(), "jpeg")

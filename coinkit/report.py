@@ -43,8 +43,9 @@ from coinkit.metrics import (
     score_grades,
     summarise,
 )
+from coinkit.pages import data_uri
 from coinkit.photos import PhotoError
-from coinkit.review import MAX_COINS, ShownCoin, data_uri, describe, draw_coins, write_page
+from coinkit.review import MAX_COINS, ShownCoin, describe, draw_coins, write_coins_page
 from coinkit.training_photos import find_sources
 
 FILES = {"index.html", "confusion.png", "reliability.png", "mistakes.png", "predictions.csv", "metrics.json"}
@@ -185,7 +186,7 @@ def write_report(
             return name
 
         kinds = {"mistake": "mistakes", "right": "right, but least sure"}
-        write_page(
+        write_coins_page(
             "report.html",
             partial / "index.html",
             title=f"Coin grades: {summarise(evaluation.predictions)}",

@@ -1,6 +1,5 @@
 """Coins on a page to look at: each photo large enough to judge wear, its likeliest grades, and a heatmap on demand."""
 
-import base64
 import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +20,9 @@ from coinkit.faces import Faces, first_file, open_coin
 from coinkit.figures import OPACITY
 from coinkit.files import atomic_write
 from coinkit.heatmaps import heatmaps
+from coinkit.pages import data_uri, write_page
 from coinkit.photos import PhotoError, prefetch
 
-TEMPLATES = Path(__file__).with_name("templates")
 MAX_COINS = 500  # on a page; their photos take about 20 MB
 PICTURE_SIZE = (640, 320)  # of a coin's two faces, in pixels
 PICTURE_QUALITY = 80  # of JPEG
@@ -139,23 +138,11 @@ def shades(count: int) -> np.ndarray:
     return np.round(255 * colours).astype(np.uint8)
 
 
-def data_uri(file: bytes, kind: str) -> str:
-    """Return a picture file as a data: URI, which embeds it in a page."""
-    return f"data:image/{kind};base64,{base64.b64encode(file).decode()}"
-
-
-def write_page(template: str, target: Path, **values: object) -> None:
-    """Fill in a template and write the page."""
-    from jinja2 import Environment, FileSystemLoader  # slow to import
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES, encoding="utf-8"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+def write_coins_page(template: str, target: Path, **values: object) -> None:
+    """Write a page with coins as `draw_coins` yields them, and the legend of their heatmaps."""
     stops = ", ".join(f"rgb({red} {green} {blue} / {alpha / 255:.2f})" for red, green, blue, alpha in shades(9))
-    page = environment.get_template(template).render(
-        values, picture_size=PICTURE_SIZE, legend=f"linear-gradient(to right, {stops})"
-    )
-    target.write_text(page, "utf-8", "backslashreplace")  # file names may be invalid Unicode
+    legend = f"linear-gradient(to right, {stops})"
+    write_page(template, target, picture_size=PICTURE_SIZE, legend=legend, **values)
 
 
 def write_grades(
@@ -182,7 +169,7 @@ def write_grades(
     if len(shown) < len(coins):
         text = f"These are the {len(shown)} of which the model is least sure. They come first: check these by eye."
     with atomic_write(target) as part:
-        write_page(
+        write_coins_page(
             "grades.html",
             part,
             title=f"The grades of {len(coins)} coin{'s' if len(coins) != 1 else ''}",
