@@ -51,7 +51,7 @@ def main() -> int:
     checkpoints = [load_checkpoint(path) for path in args.checkpoint]
     evaluation.learned = find_learned(evaluation.paths, checkpoints)
     if folder != args.data:
-        warn_of_training_photos(args.data, folder, args.checkpoint, classes)
+        warn_of_training_photos(args.data, folder, dict(zip(args.checkpoint, checkpoints, strict=True)), classes)
     comparison = compare(args.against, evaluation, device) if args.against else None
 
     # The mean of several networks has no history of its own.
@@ -128,23 +128,25 @@ def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comp
     return Comparison(str(against), evaluation.predictions, predictions, int(learned.sum()))
 
 
-def warn_of_training_photos(dataset: Path, folder: Path, checkpoints: list[Path], classes: list[str]) -> None:
+def warn_of_training_photos(dataset: Path, folder: Path, checkpoints: dict[Path, dict], classes: list[str]) -> None:
     """Warn if the training split has changed since a network was trained: the photos to grade may have been in it.
 
     That is for older checkpoints, which do not know the photos themselves.
     """
+    # export.py --weights-only leaves out what tells the photos.
+    older = {path: old for path, old in checkpoints.items() if "dataset" in old and "training_photos" not in old}
+    if not older:  # then the photos need not be looked at
+        return
     now = {"train": fingerprint(find_split(split_folder(dataset, "train"), classes), classes)}
-    for path in checkpoints:
-        checkpoint = load_checkpoint(path)
-        if "dataset" in checkpoint and "training_photos" not in checkpoint:  # export.py --weights-only leaves it out
-            with damage_as_user_error(path):
-                changes = describe_changes(checkpoint["dataset"], now)
-            if changes:
-                print(
-                    f"Warning: {path} was not trained on {dataset} as it is now: {changes}. "
-                    f"If it was trained on photos that are in {folder} now, these metrics are too good.",
-                    file=sys.stderr,
-                )
+    for path, checkpoint in older.items():
+        with damage_as_user_error(path):
+            changes = describe_changes(checkpoint["dataset"], now)
+        if changes:
+            print(
+                f"Warning: {path} was not trained on {dataset} as it is now: {changes}. "
+                f"If it was trained on photos that are in {folder} now, these metrics are too good.",
+                file=sys.stderr,
+            )
 
 
 def find_labelled_photos(folder: Path, classes: list[str], cut: bool = False) -> Split:
