@@ -62,9 +62,9 @@ def main() -> int:
     """Run the command. The exit status is 1 if a photo could not be read."""
     args = parse_arguments()
     folders = [path for path in map(home_path, args.photos) if os.path.isdir(path)]
-    circles = {photo: found for folder in folders for photo, found in read_circles(folder).items()}
-    coins, alone = find_coins(find_inputs(args.photos), args.cut, circles)
-    paths = list(dict.fromkeys([*coins, *(Faces(*pair) for pair in args.faces)]))
+    circles = {photo: known for folder in folders for photo, known in read_circles(folder).items()}
+    found, alone = find_coins(find_inputs(args.photos), args.cut, circles)
+    paths = list(dict.fromkeys([*found, *(Faces(*pair) for pair in args.faces)]))
     for path, reason in alone.items():
         print(f"{printable(path)}: {reason}", file=sys.stderr)
     if not paths:
