@@ -24,6 +24,7 @@ from coinkit.photos import (
     PhotoError,
     as_photo_error,
     certificate_number,
+    fit,
     open_photo,
     open_whole,
     photo_notes,
@@ -92,9 +93,7 @@ def open_coin(source: Path | Faces, width: int, height: int) -> OpenedCoin:
                 raise PhotoError(f"the circle in {CIRCLES} is not within the photo")
             cut.append(cut_out(face.photo, coin, side))
             circles.append(face.to_file(coin))
-    photo = join_faces(*cut, side)
-    if photo.size != (width, height):
-        photo = photo.resize((width, height), Image.Resampling.BICUBIC)
+    photo = fit(join_faces(*cut, side), width, height)
     diameter = round(2 * min(circle.radius for circle in circles) * (1 + MARGIN))
     return OpenedCoin(photo, (2 * diameter, diameter), tuple(circles))
 

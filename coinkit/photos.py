@@ -46,7 +46,8 @@ MAX_SCANS = 50  # of a progressive JPEG; each scan decodes all pixels again, and
 SCAN_START = re.compile(rb"\xff\xda\0[\x06\x08\x0a\x0c\x0e]")  # marker and length, so that pixel data never matches
 JPEG_END = b"\xff\xd9"  # marker
 
-DECODE_MARGIN = 1.4  # JPEG decoding shrinks to at least this many times the requested size; bicubic does the rest
+DECODE_MARGIN = 1.4  # JPEG decoding shrinks to at least this many times the requested size; `fit` does the rest
+REDUCING_GAP = 2.0  # other photos are first averaged to at least this many times the size, which looks the same
 STRETCH_LIMIT = 0.05  # photos are stretched if their aspect ratio is off by up to this share, or else padded
 
 # A certificate number of PCGS (7 to 10 digits) or NGC (7 digits, a hyphen, 3 digits). A date, such as 20240131 or
@@ -132,7 +133,7 @@ def decode_photo(data: bytes, width: int, height: int) -> tuple[Image.Image, tup
     least_size = (round(DECODE_MARGIN * width), round(DECODE_MARGIN * height))
     with as_photo_error():
         photo, original_size = _decode_or_mend(data, least_size)
-        return _fit(photo, width, height), original_size
+        return fit(photo, width, height), original_size
 
 
 def open_whole(path: Path, least_side: int) -> tuple[Image.Image, tuple[int, int]]:
@@ -148,6 +149,20 @@ def open_whole(path: Path, least_side: int) -> tuple[Image.Image, tuple[int, int
     data = read_photo_file(path)
     with as_photo_error():
         return _decode_or_mend(data, (least_side, least_side))
+
+
+def fit(photo: Image.Image, width: int, height: int) -> Image.Image:
+    """Return a photo in RGB resized to a size, padded with the colour of its border if its aspect ratio is another."""
+    # For shrinking, Hamming's filter is nearly as sharp as the bicubic one, in two thirds of the time.
+    shrinks = photo.width * photo.height > width * height
+    resampling = Image.Resampling.HAMMING if shrinks else Image.Resampling.BICUBIC
+    distortion = (photo.width / photo.height) / (width / height)
+    if abs(distortion - 1) <= STRETCH_LIMIT:
+        return photo.resize((width, height), resampling, reducing_gap=REDUCING_GAP)
+    pixels = np.asarray(photo)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    colour = tuple(int(value) for value in np.median(border, axis=0))
+    return ImageOps.pad(photo, (width, height), resampling, color=colour)
 
 
 def photo_notes(photo: Image.Image, original_size: tuple[int, int]) -> list[str]:
@@ -365,14 +380,3 @@ def _grey_16_bits(photo: Image.Image) -> np.ndarray:
         if photo.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0:  # 0 is white
             pixels = 65535 - pixels
     return pixels
-
-
-def _fit(photo: Image.Image, width: int, height: int) -> Image.Image:
-    """Return a photo resized to a size, padded with the colour of its border if its aspect ratio is another one."""
-    distortion = (photo.width / photo.height) / (width / height)
-    if abs(distortion - 1) <= STRETCH_LIMIT:
-        return photo.resize((width, height), Image.Resampling.BICUBIC)
-    pixels = np.asarray(photo)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    colour = tuple(int(value) for value in np.median(border, axis=0))
-    return ImageOps.pad(photo, (width, height), Image.Resampling.BICUBIC, color=colour)
