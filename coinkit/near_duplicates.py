@@ -261,7 +261,8 @@ def _rank(index: np.ndarray, bits: np.ndarray) -> np.ndarray:
 
 def perceptual_hash(photo: Image.Image) -> str:
     """Return 256 bits as hexadecimal digits; photos that look alike differ in few of them (pHash, Zauner 2010)."""
-    return str(imagehash.phash(photo, HASH_SIZE))
+    grey = photo.convert("L")
+    return str(imagehash.phash(grey.reduce(max(1, grey.width // (2 * FACE))), HASH_SIZE))
 
 
 def other_hashes(photo: Image.Image) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from coinkit import near_duplicates
 from coinkit.manifest import Photo
-from coinkit.near_duplicates import HASH_SIZE, SAME_COIN_BITS, find_look_alikes
+from coinkit.near_duplicates import SAME_COIN_BITS, find_look_alikes
 from coinkit.photos import open_photo
 
 PHOTOS = Path(os.environ.get("COIN_PHOTOS", ROOT.parent / "shared" / "coins" / "morgan"))
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not PHOTOS.is_dir(), reason="no photos of real c
 
 
 def perceptual_hash(photo):
-    return imagehash.phash(photo.resize((1024, 512), Image.Resampling.BICUBIC), HASH_SIZE)
+    return imagehash.hex_to_hash(near_duplicates.perceptual_hash(photo.resize((1024, 512), Image.Resampling.BICUBIC)))
 
 
 def test_versions_of_a_photo_meet_and_different_coins_stay_apart():
