@@ -38,3 +38,15 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
         if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
             return torch.bfloat16
     return torch.float32
+
+
+def choose_memory_format(dtype: torch.dtype) -> torch.memory_format:
+    """Return how to lay out photos and weights: with the channels last, convolutions are faster in half precision; in
+    fp32 on a CPU, up to twice as slow.
+    """
+    return torch.contiguous_format if dtype == torch.float32 else torch.channels_last
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return a context in which a network multiplies numbers of this type; other work stays in fp32."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

@@ -16,6 +16,7 @@ from coinkit.backbones import make_model
 from coinkit.checkpoints import assign_weights, damage_as_user_error, load_checkpoint
 from coinkit.cli import UserError, usable_cores
 from coinkit.dataset import normalise, to_tensor
+from coinkit.devices import autocast, choose_dtype, choose_memory_format
 from coinkit.faces import Faces, open_coin
 from coinkit.photos import MAX_PIXELS, PhotoError, prefetch
 
@@ -72,13 +73,13 @@ def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network
     Raises:
         UserError: a checkpoint cannot be used, or knows other grades than the first.
     """
-    networks, classes = [], []
+    networks, classes, dtype = [], [], choose_dtype("auto", device)
     for path in paths:
         checkpoint = load_checkpoint(path)
         classes = classes or checkpoint["classes"]
         if checkpoint["classes"] != classes:
             raise UserError(f"{path} has other grades than {paths[0]}: average checkpoints of the same grades.")
-        model = build_model(checkpoint, path).to(device)
+        model = build_model(checkpoint, path).to(device, memory_format=choose_memory_format(dtype))
         networks.append(Network(model, checkpoint["temperature"], checkpoint["unsure_below"]))
     return networks, classes
 
@@ -124,11 +125,13 @@ def mean_probabilities(networks: list[Network], photos: list[LoadedPhoto], tta: 
     It averages calibrated logits. Averaged probabilities would be less confident than they are accurate
     (docs/experiments.md).
     """
-    logits = []
+    logits, dtype = [], choose_dtype("auto", device)
     for network in networks:
         pixels = torch.stack([photo.pixels[network.size] for photo in photos]).to(device)
         for view in views(pixels, tta):
-            logits.append(network.model(normalise(view)) / network.temperature)
+            with autocast(device, dtype):
+                view = normalise(view).to(memory_format=choose_memory_format(dtype))
+                logits.append(network.model(view).float() / network.temperature)
     return torch.stack(logits).mean(dim=0).softmax(dim=1).cpu()
 
 
