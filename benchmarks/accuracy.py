@@ -3,6 +3,7 @@
     python -m benchmarks.accuracy --coins ../coins                 the runs that accuracy.jsonl lacks, then the tables
     python -m benchmarks.accuracy --coins ../coins --tasks us-29-series --scale small --rows ours --seeds 0 1 2
     python -m benchmarks.accuracy --table                          only the tables of what accuracy.jsonl has
+    python -m benchmarks.accuracy --table --plot docs/accuracy_by_photos.png    and accuracy by the number of photos
 
 A set of coins is a folder with a folder of photos for each grade: COINS/morgan/<grade>/*.jpg. Each row of a table is
 trained for each task and seed. The seed chooses the split; in a task by series it is the number of the fold, 0 to 4.
@@ -19,12 +20,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -56,6 +60,7 @@ class Task(NamedTuple):
     coins: str  # folder of the set
     single_grades: bool = False  # every grade is a class; else there are five
     by_series: bool = False  # test on series of coins that are not in training; their name ends at the last "-"
+    cut: bool = False  # prepare with --cut
 
     @property
     def columns(self) -> list[str]:
@@ -70,6 +75,7 @@ class Task(NamedTuple):
 
 TASKS = {
     "morgan-5": Task("morgan"),
+    "morgan-5-cut": Task("morgan", cut=True),
     "morgan-27": Task("morgan", single_grades=True),
     "us-5": Task("us"),
     "us-5-series": Task("us", by_series=True),
@@ -95,6 +101,19 @@ def half_of_training(folder: Path, classes: list[str]) -> Split:
     return Split(list(split.paths)[::2] * 2, split.labels[::2].repeat(2))
 
 
+def few_photos(count: int, folder: Path, classes: list[str]) -> Split:
+    """Find the photos of a split; for training only `count` of each class, for validation a seventh as many.
+
+    The names begin with the grade, so photos at even distances are of all its grades.
+    """
+    split = find_split(folder, classes)
+    count = {"train": count, "val": max(1, count // 7)}.get(folder.name, len(split.paths))
+    by_class = [(split.labels == label).nonzero().flatten() for label in range(len(classes))]
+    places = [torch.linspace(0, len(indices) - 1, min(count, len(indices))).long() for indices in by_class]
+    kept = torch.cat([indices[chosen] for indices, chosen in zip(by_class, places, strict=True)])
+    return Split([split.paths[index] for index in kept.tolist()], split.labels[kept])
+
+
 # Changes to the recipe: module, name in it, what replaces it
 PLAIN_CONVOLUTIONS = (coin, "StandardisedConv2d", lambda *args, bias, **options: nn.Conv2d(*args, **options))
 NO_WEIGHT_STANDARDISATION = (coin, "StandardisedConv2d", nn.Conv2d)
@@ -104,6 +123,8 @@ NO_GROWTH = (optim, "regularisation_factor", lambda progress: 1.0)
 ONE_LEARNING_RATE = (optim, "FULL_RATE_INPUTS", math.inf)
 CONSTANT_LEARNING_RATE = (optim, "learning_rate_factor", lambda progress, warmup: 1.0)
 HALF_OF_TRAINING = (coin, "find_split", half_of_training)
+PHOTO_COUNTS = (10, 20, 40, 80, 160)  # of each class
+FEW_PHOTOS = {count: (coin, "find_split", partial(few_photos, count)) for count in PHOTO_COUNTS}
 DEFAULT_WEIGHTS = (nn.init, "kaiming_normal_", lambda *args, **options: None)
 DEFAULT_BIASES = (nn.init, "zeros_", lambda *args, **options: None)
 
@@ -113,6 +134,7 @@ GUIDE_LIMITS = {"ROTATION": 8, "SHIFT": 0.03, "ZOOM": 0.06, "GAMMA": 0, "LIGHT":
 GUIDE_AUGMENTATION = [(augment, name, limit) for name, limit in GUIDE_LIMITS.items()]
 GUIDE_CHANGES = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, DEFAULT_BIASES, NO_GREY, NO_GROWTH, *GUIDE_AUGMENTATION]
 
+FROM_PHOTOS = "ours, from {} photos of each class"
 FIXED_GUIDE = "guide, with He initialisation and a learning rate for each layer"
 
 
@@ -143,6 +165,7 @@ ROWS = {
     "ours without weight decay": Row(NO_DECAY),
     "ours without dropout": Row("--dropout 0"),
     "ours, from half of the photos": Row(changes=[HALF_OF_TRAINING]),
+    **{FROM_PHOTOS.format(count): Row(changes=[FEW_PHOTOS[count]]) for count in PHOTO_COUNTS},
     "resnet50": Row("--model resnet50"),
     "resnet50, from half of the photos": Row("--model resnet50", [HALF_OF_TRAINING]),
 }
@@ -160,6 +183,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--jobs", type=int, default=usable_cores(), help="how many to train at once, sharing the cores")
     parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--plot", type=Path, help="picture to write: accuracy by the number of photos of each class")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # the process of a single run
     args = parser.parse_args()
     if args.one:
@@ -177,6 +201,8 @@ def main() -> None:
             for job in jobs:
                 pool.submit(run_apart, job, threads)
     print_tables(read_results())
+    if args.plot:
+        plot_accuracy_by_photos(read_results(), args.plot)
 
 
 def key(result: dict) -> tuple:
@@ -204,6 +230,7 @@ def prepare(coins: Path, task: str, seed: int) -> None:
     command = [sys.executable, ROOT / "prepare_dataset.py", "--source", images, "--output", dataset]
     command += ["--seed", str(seed)]
     command += ["--ratios", str(100 - VAL_SHARE), str(VAL_SHARE), "0"] if held_out else []
+    command += ["--cut"] if TASKS[task].cut else []
     subprocess.run(command, check=True)
     for photo in held_out:
         copy(photo, dataset / "test" / class_of(photo, task))
@@ -328,6 +355,26 @@ def print_tables(results: list[dict]) -> None:
                 lines.append(f"| {row} ({scale}) | {len(found)} | {' | '.join(map(mean_and_deviation, values))} |")
         if lines:
             print(f"\n| {name} | seeds | {' | '.join(titles)} |", "| --- " * (2 + len(titles)) + "|", *lines, sep="\n")
+
+
+def plot_accuracy_by_photos(results: list[dict], target: Path) -> None:
+    """Draw the accuracy with 5 classes of the set "us" against the photos of each class, with its spread over seeds."""
+    figure = Figure((6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for column in ("accuracy", "accuracy_within_1"):
+        means, deviations = [], []
+        for count in PHOTO_COUNTS:
+            wanted = ("quarter", FROM_PHOTOS.format(count), "us-5")
+            values = [result[column] for result in results if key(result)[:3] == wanted]
+            means.append(np.mean(values))
+            deviations.append(np.std(values, ddof=1))
+        axes.errorbar(PHOTO_COUNTS, means, deviations, marker="o", capsize=3, label=METRICS[column].name)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(PHOTO_COUNTS, PHOTO_COUNTS)
+    axes.set(xlabel="training photos of each of 5 classes", ylabel="share of test photos", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(target, dpi=100)
 
 
 def epochs_to_fixed_guide(result: dict, results: list[dict]) -> float:
