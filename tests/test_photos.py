@@ -34,6 +34,18 @@ def assert_same_photo(path, photo: Image.Image, tolerance: float = 2) -> None:
     assert np.abs(np.asarray(pixels) - expected).mean() < tolerance
 
 
+def test_a_jpeg_is_shrunk_like_other_formats(tmp_path):
+    noise = np.random.default_rng(1).integers(0, 256, (128, 256, 3), dtype=np.uint8)
+    photo = Image.fromarray(noise).resize((1024, 512), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "photo.jpg", quality=95, subsampling=0)
+    photo.save(tmp_path / "photo.png")
+    for width in (64, 128, 256, 512):
+        jpeg, png = (
+            np.asarray(open_photo(tmp_path / name, width, width // 2)[0], int) for name in ("photo.jpg", "photo.png")
+        )
+        assert np.abs(jpeg - png).mean() < 1
+
+
 # ---------------------------------------------------------------- TIFF
 
 
