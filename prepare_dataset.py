@@ -3,6 +3,7 @@
     python prepare_dataset.py                                       70 % train, 10 % val, 20 % test
     python prepare_dataset.py --dry-run                             only report, write nothing
     python prepare_dataset.py --source ~/coins --ratios 60 20 20    other photos, other ratios
+    python prepare_dataset.py --classes bands                       vf20, vf25 and so on as one class, vf
 
 Two photos of a coin, images/<grade>/obverse/1.jpg and images/<grade>/reverse/1.jpg, are one: the coin is cut out of
 both. coin_dataset/cut_coins.html shows how; a circle in images/circles.csv (file,x,y,radius) corrects it.
@@ -33,9 +34,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from coinkit.classes import JOINED, choose_classes
 from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, printable, quoted, run, usable_cores, worker_pool
 from coinkit.cut_page import CUT_PAGE, write_cut_page
-from coinkit.dataset_report import print_crossing, print_left_out, print_other_files, print_report
+from coinkit.dataset_report import (
+    print_changed_classes,
+    print_crossing,
+    print_left_out,
+    print_other_files,
+    print_report,
+)
 from coinkit.faces import Faces, find_coins, first_file, format_circles, open_coin, read_circles, source_of
 from coinkit.files import (
     DISK_FULL,
@@ -48,7 +56,7 @@ from coinkit.files import (
     restore_previous,
 )
 from coinkit.grades import class_name
-from coinkit.manifest import MISSING, Photo, append_to_manifest, read_manifest, usable, write_manifest
+from coinkit.manifest import MISSING, NOT_CHOSEN, Photo, append_to_manifest, read_manifest, usable, write_manifest
 from coinkit.near_duplicates import GROUPINGS, assign_groups, other_hashes, perceptual_hash
 from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, PhotoError, find_photos, prefetch
 from coinkit.splits import COIN_IN_TWO_SPLITS, assign_splits
@@ -88,7 +96,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--cut", action="store_true", help=f"cut the coins out of the photos in {PHOTO_FOLDER}/, too")
     add("--full-size", choices=("link", "copy"), help="do not shrink photos, but hard-link or copy their files")
     add("--workers", type=int, default=min(usable_cores(), 61), help="processes that read photos (Windows: at most 61)")
-    add("--min-per-grade", type=int, default=1, help="leave out grades with fewer photos")
+    add("--grades", nargs="+", metavar="GRADE", help="use only these grades")
+    classes_help = (
+        "join grades: to the bands of the scale; to g (up to G6), f (F15), vf (VF35), xf (AU58) and ms; or as a table "
+        "says, whose columns are grade and class"
+    )
+    add("--classes", metavar="bands|five|FILE.csv", help=classes_help)
+    add("--min-per-grade", type=int, default=1, help="leave out classes with fewer photos")
     add("--keep-variants", action="store_true", help="keep au58+ apart from au58, ms64rb from ms64")
     add(
         "--group", choices=GROUPINGS, default="both", help="how to find photos of one coin; both: certificate and looks"
@@ -100,6 +114,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--ratios must be numbers of at least 0, and TRAIN must be above 0")
     if args.cut and args.full_size:
         parser.error("--cut makes new photos, of --size, so there is no --full-size")
+    if args.classes and args.classes not in JOINED and Path(args.classes).suffix.lower() != ".csv":
+        parser.error(f"--classes: give {', '.join(JOINED)}, or a table that ends in .csv")
     parser.check_minimum(args, 1, "size", "workers")
     return args
 
@@ -130,8 +146,10 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
         restore_previous(output)
     previous = check_output(output, args.source)
     photos = find_source_photos(args)
+    join_grades(photos, args)
     if previous and not args.reshuffle:
         print(f"Photos that are already in {args.output} keep their split; --reshuffle splits anew.")
+    print_changed_classes(photos, previous)
     if args.dry_run:
         prepare_photos(photos, previous, output, args)
         select_and_split(photos, previous, args)
@@ -227,6 +245,20 @@ def find_source_photos(args: argparse.Namespace) -> list[Photo]:
     return photos
 
 
+def join_grades(photos: list[Photo], args: argparse.Namespace) -> None:
+    """Turn the grade of each photo into its class, and leave out the grades that are not used.
+
+    Raises:
+        UserError: --grades or --classes has a mistake.
+    """
+    class_of = choose_classes({photo.grade for photo in photos}, args.grades, args.classes, args.keep_variants)
+    for photo in photos:
+        photo.source_grade = photo.grade
+        photo.grade = class_of.get(photo.source_grade, photo.source_grade)
+        if photo.source_grade not in class_of:
+            photo.reason = NOT_CHOSEN
+
+
 def file_state(path: str) -> tuple[int, int]:
     """Return the size and the modification time of a file, which tell whether it has changed."""
     status = os.stat(path)
@@ -236,7 +268,7 @@ def file_state(path: str) -> tuple[int, int]:
 def estimate_bytes(photos: list[Photo], previous: list[Photo], args: argparse.Namespace) -> int:
     """Estimate the disk space that is needed, in bytes. Unchanged photos need none: they are hard links."""
     in_dataset = {old.source: old for old in previous if old.output}
-    new = [photo for photo in photos if not is_unchanged(photo, in_dataset.get(photo.source))]
+    new = [photo for photo in usable(photos) if not is_unchanged(photo, in_dataset.get(photo.source))]
     copied = sum(photo.file_bytes for photo in new if photo.preparation == "copy")
     made = sum(photo.preparation not in ("copy", "link") for photo in new)
     jpeg_bytes = int(made * args.size[0] * args.size[1] * JPEG_BYTES_PER_PIXEL)
@@ -269,9 +301,11 @@ def prepare_photos(photos: list[Photo], previous: list[Photo], dataset: Path, ar
     in_dataset, in_staging = ({old.source: old for old in rows} for rows in (previous, interrupted))
     to_read = []
     for index, photo in enumerate(photos):
-        if photo.reason:
-            continue
         old, staged = in_dataset.get(photo.source), in_staging.get(photo.source)
+        if photo.reason:
+            if is_unchanged(photo, old):
+                photos[index] = reuse_row(photo, old)  # to know the coin on other photos
+            continue
         if old and old.grade == photo.grade:
             photo.output = old.output  # keeps its name
         if is_unchanged(photo, old) and (dataset / old.output).is_file():
@@ -304,7 +338,8 @@ def prepare_photos(photos: list[Photo], previous: list[Photo], dataset: Path, ar
 
 def reuse_row(photo: Photo, old: Photo) -> Photo:
     """Return the row of an unchanged photo: what an earlier run has read, but not what it has decided."""
-    return replace(old, grade=photo.grade, output=photo.output, split="", group="", match="", reason="")
+    now = {name: getattr(photo, name) for name in ("grade", "source_grade", "output", "reason")}
+    return replace(old, **now, split="", group="", match="")
 
 
 def staged_name(photo: Photo) -> str:

@@ -35,10 +35,10 @@ from torch import nn
 import coin_classifier_custom as coin
 from coinkit import augment, optim
 from coinkit.checkpoints import load_checkpoint
+from coinkit.classes import JOINED, join_grade
 from coinkit.cli import keep_freed_memory, usable_cores
 from coinkit.dataset import Split, find_split
 from coinkit.devices import find_device
-from coinkit.grades import sheldon_number
 from coinkit.inference import Network
 from coinkit.metrics import METRICS, Predictions, score
 from coinkit.photos import PHOTO_FOLDER
@@ -49,7 +49,6 @@ ROOT = HERE.parent
 RESULTS = HERE / "accuracy.jsonl"
 SCRATCH = HERE / "scratch"
 SEEDS = (0, 1, 2)
-FIVE_CLASSES = {"g": 6, "f": 15, "vf": 35, "xf": 58, "ms": 70}  # the highest number of each on the Sheldon scale
 FOLDS = 5  # of a task by series
 VAL_SHARE = 12  # percent of the photos to learn from, in a task by series
 
@@ -218,6 +217,7 @@ def read_results() -> list[dict]:
 def prepare(coins: Path, task: str, seed: int) -> None:
     """Prepare the dataset of a task and a seed, if it is not there yet."""
     images, dataset = SCRATCH / f"images-{task}-{seed}", SCRATCH / f"dataset-{task}-{seed}"
+    joined = not TASKS[task].single_grades
     if dataset.exists():
         return
     photos = sorted(coins.glob("*/*.jpg"))
@@ -226,14 +226,15 @@ def prepare(coins: Path, task: str, seed: int) -> None:
     held_out = photos_of_fold(photos, seed) if TASKS[task].by_series else set()
     for photo in photos:
         if photo not in held_out:
-            copy(photo, images / class_of(photo, task) / PHOTO_FOLDER)
+            copy(photo, images / photo.parent.name / PHOTO_FOLDER)
     command = [sys.executable, ROOT / "prepare_dataset.py", "--source", images, "--output", dataset]
-    command += ["--seed", str(seed)]
+    command += ["--seed", str(seed), *(["--classes", "five"] if joined else [])]
     command += ["--ratios", str(100 - VAL_SHARE), str(VAL_SHARE), "0"] if held_out else []
     command += ["--cut"] if TASKS[task].cut else []
     subprocess.run(command, check=True)
     for photo in held_out:
-        copy(photo, dataset / "test" / class_of(photo, task))
+        grade = photo.parent.name
+        copy(photo, dataset / "test" / (join_grade(grade, JOINED["five"]) if joined else grade))
     shutil.rmtree(images)
 
 
@@ -241,17 +242,6 @@ def photos_of_fold(photos: list[Path], fold: int) -> set[Path]:
     """Return the photos of every fifth series, from the one with the number of the fold on."""
     series = sorted({photo.stem.rpartition("-")[0] for photo in photos})
     return {photo for photo in photos if series.index(photo.stem.rpartition("-")[0]) % FOLDS == fold}
-
-
-def class_of(photo: Path, task: str) -> str:
-    """Return the class of a photo: its grade, or the one of the five that the grade belongs to."""
-    grade = photo.parent.name
-    return grade if TASKS[task].single_grades else five_class(grade)
-
-
-def five_class(grade: str) -> str:
-    """Return which of the five classes a grade belongs to."""
-    return next(name for name, highest in FIVE_CLASSES.items() if sheldon_number(grade) <= highest)
 
 
 def copy(photo: Path, folder: Path) -> None:
@@ -328,8 +318,9 @@ def train(dataset: Path, folder: Path, options: list[str]) -> tuple[nn.Module, d
 
 def sum_to_five_classes(predictions: Predictions, grades: list[str]) -> Predictions:
     """Return the predictions of the five classes, whose probabilities are the sums of those of their grades."""
-    classes = list(FIVE_CLASSES)
-    class_of_grade = np.array([classes.index(five_class(grade)) for grade in grades])
+    five = JOINED["five"]
+    classes = list(five)
+    class_of_grade = np.array([classes.index(join_grade(grade, five)) for grade in grades])
     probabilities = predictions.probabilities @ np.eye(len(classes))[class_of_grade]
     return Predictions.from_probabilities(probabilities, class_of_grade[predictions.labels], classes)
 

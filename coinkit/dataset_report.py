@@ -5,8 +5,8 @@ from pathlib import Path
 
 from coinkit.cli import printable
 from coinkit.files import is_system_file
-from coinkit.grades import scale_order, sheldon_number
-from coinkit.manifest import MISSING, Photo, usable
+from coinkit.grades import is_proof, scale_order, sheldon_number
+from coinkit.manifest import MISSING, NOT_CHOSEN, Photo, usable
 from coinkit.photos import SPLITS, is_photo_name
 from coinkit.splits import COIN_IN_TWO_SPLITS
 
@@ -29,6 +29,14 @@ def print_other_files(folder: Path) -> None:
         print(f"Files not used, because of their file name extension ({names}): {count} in {printable(folder)}")
 
 
+def print_changed_classes(photos: list[Photo], previous: list[Photo]) -> None:
+    """Print how many photos of the previous dataset are of another class now."""
+    before = {old.source: old.grade for old in previous if old.output}
+    changed = sum(photo.grade != before.get(photo.source, photo.grade) for photo in usable(photos))
+    if changed:
+        print(f"Photos that are of another class than before (--classes, --keep-variants): {changed}.")
+
+
 def print_report(photos: list[Photo], ratios: list[float]) -> None:
     """Print all that the user should know about the rows of a dataset, and the ratios they should have."""
     print_grades(photos)
@@ -40,17 +48,21 @@ def print_report(photos: list[Photo], ratios: list[float]) -> None:
 
 
 def print_grades(photos: list[Photo]) -> None:
-    """Print how many photos each grade has in each split, and whether that is enough."""
+    """Print how many photos each grade has in each split, whether that is enough, and which grades are joined in it."""
     counts = Counter((photo.grade, photo.split) for photo in usable(photos))
     totals = Counter(photo.grade for photo in usable(photos))
     split_totals = Counter(photo.split for photo in usable(photos))
+    sources = defaultdict(set)
+    for photo in usable(photos):
+        sources[photo.grade].add(photo.source_grade)
     width = max(map(len, [*totals, "grade"]))
     print(f"\n{'grade':{width}}  train    val   test  total")
     for grade in sorted(totals, key=scale_order):
         numbers = "".join(f"{number:7}" for number in (*(counts[grade, split] for split in SPLITS), totals[grade]))
         bar = "#" * max(1, round(20 * totals[grade] / max(totals.values())))
         rating = next(rating for rating, minimum in PHOTO_COUNT_RATINGS.items() if totals[grade] >= minimum)
-        print(f"{grade:{width}}{numbers}  {bar:20}  {rating}")
+        joined = ", ".join(sorted(sources[grade] - {grade}, key=scale_order))
+        print(f"{grade:{width}}{numbers}  {bar:20}  {rating}{joined and f' ({joined})'}")
     numbers = "".join(f"{number:7}" for number in (*(split_totals[split] for split in SPLITS), totals.total()))
     print(f"{'all':{width}}{numbers}")
 
@@ -67,10 +79,10 @@ def print_warnings(photos: list[Photo]) -> None:
         if not any(photo.split == split for photo in usable(photos)):
             print(f"\nWarning: no photo is in {split}.")
 
-    numbers = {grade: sheldon_number(grade) for grade in grades}
-    grades_with_number = Counter(numbers.values())
-    unknown = [grade for grade, number in numbers.items() if number is None]
-    same_number = [grade for grade in grades if grade not in unknown and grades_with_number[numbers[grade]] > 1]
+    unknown = [grade for grade in grades if sheldon_number(grade) is None]
+    places = {grade: (sheldon_number(grade), is_proof(grade)) for grade in grades if grade not in unknown}
+    grades_in_place = Counter(places.values())
+    same_number = [grade for grade, place in places.items() if grades_in_place[place] > 1]
     if unknown:
         print(f"\nWarning: not on the Sheldon scale, so placed after its best grade: {', '.join(unknown)}.")
     if same_number:
@@ -78,7 +90,9 @@ def print_warnings(photos: list[Photo]) -> None:
     if details := [grade for grade in unknown if sheldon_number(grade.split()[0]) is not None]:
         print(f"Words after the number make a grade of its own, apart from the straight one: {', '.join(details)}.")
     if unknown or same_number:
-        print("If you did not mean that, rename their folders and run this again.")
+        print(
+            "If you did not mean that, join them with --classes FILE.csv, or rename their folders, and run this again."
+        )
 
     imbalance = max(totals.values()) / min(totals.values())
     print(f"\nThe largest grade has {imbalance:.1f} times the photos of the smallest.")
@@ -138,10 +152,13 @@ def print_left_out(photos: list[Photo]) -> None:
     left_out = [
         f"{photo.source}: {photo.reason}"
         for photo in photos
-        if photo.reason not in ("", MISSING) and COIN_IN_TWO_SPLITS not in photo.reason
+        if photo.reason not in ("", MISSING, NOT_CHOSEN) and COIN_IN_TWO_SPLITS not in photo.reason
     ]
     if left_out:
         print_photos("left out:", left_out)
+    if not_chosen := Counter(photo.source_grade for photo in photos if photo.reason == NOT_CHOSEN):
+        counts = ", ".join(f"{grade} ({not_chosen[grade]} photos)" for grade in sorted(not_chosen, key=scale_order))
+        print(f"\nGrades that are not used (--grades, --classes): {counts}.")
     if missing := sum(photo.reason == MISSING for photo in photos):
         print(f"\nPhotos of the dataset that are no longer there: {missing}; their splits are kept.")
 

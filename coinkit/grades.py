@@ -9,7 +9,8 @@ import re
 # The bands from worn to perfect, each with its lowest number. Proof and specimen coins have the numbers of mint state;
 # at the same number, they come after it.
 BANDS = {"po": 1, "p": 1, "fr": 2, "ag": 3, "g": 4, "vg": 8, "f": 12, "vf": 20, "ef": 40, "xf": 40, "au": 50}
-BANDS |= {band: 60 for band in ("unc", "bu", "ms", "sp", "pf", "pr")}
+PROOFS = ("sp", "pf", "pr")
+BANDS |= {band: 60 for band in ("unc", "bu", "ms", *PROOFS)}
 
 # What may follow the number and says nothing about wear: steps of a grade, colour, cameo, strike, stickers.
 VARIANTS = {
@@ -76,10 +77,19 @@ def sheldon_number(grade: str) -> int | None:
     return BANDS.get(grade)
 
 
+def is_proof(grade: str) -> bool:
+    """Tell whether a grade is of proof or specimen coins."""
+    return _letters(grade) in PROOFS
+
+
 def scale_order(grade: str) -> tuple:
     """Return a sort key: grades on the scale from worn to perfect, then other names in alphabetical order."""
     number = sheldon_number(grade)
     if number is None:
         return (1, grade)
-    band = re.match("[a-z]*", grade)[0]
+    band = _letters(grade)
     return (0, number, list(BANDS).index(band) if band else -1, grade)
+
+
+def _letters(grade: str) -> str:
+    return re.match("[a-z]*", grade)[0]

@@ -13,7 +13,9 @@ from typing import IO
 from coinkit.cli import UserError
 from coinkit.photos import SPLITS
 
-MISSING = "no longer there"  # the reason of a photo that was in the dataset, and whose file is gone
+# Reasons to leave out a photo that may be used again, with the split that it had.
+MISSING = "no longer there"  # it was in the dataset, and its file is gone
+NOT_CHOSEN = "its grade is not used (--grades, --classes)"
 
 
 @dataclass(slots=True)
@@ -24,7 +26,7 @@ class Photo:
     """
 
     source: str  # path of the source photo
-    grade: str
+    grade: str  # its class
     split: str = ""  # a photo that is left out keeps the split it had, in case it can be used again
     output: str = ""  # path in the dataset's folder; empty if left out
     width: int = 0  # of the upright source photo, or of its cut faces side by side, in pixels; 0 if it was not read
@@ -45,6 +47,7 @@ class Photo:
     circles: str = (
         ""  # where the faces were cut out, in pixels: see coinkit.faces.format_circles; empty if they were not
     )
+    source_grade: str = ""  # the grade of its folder; `grade` differs if --classes has joined it to others
 
 
 COLUMNS = {field.name: field.type for field in fields(Photo)}
@@ -60,9 +63,9 @@ def usable(photos: Iterable[Photo]) -> list[Photo]:
     return [photo for photo in photos if not photo.reason]
 
 
-def usable_or_missing(photos: Iterable[Photo]) -> list[Photo]:
-    """Return the photos that new ones are compared with: a missing photo may come back to its split."""
-    return [photo for photo in photos if photo.reason in ("", MISSING)]
+def usable_now_or_later(photos: Iterable[Photo]) -> list[Photo]:
+    """Return the photos that new ones are compared with: a photo that was read once may come back to its split."""
+    return [photo for photo in photos if not photo.reason or (photo.reason in (MISSING, NOT_CHOSEN) and photo.width)]
 
 
 def read_manifest(folder: Path) -> list[Photo]:

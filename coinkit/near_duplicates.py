@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from coinkit.coin_likeness import FACE, FacePair, read_faces, trim_border
 from coinkit.faces import open_coin, source_of
-from coinkit.manifest import Photo, usable_or_missing
+from coinkit.manifest import Photo, usable_now_or_later
 from coinkit.photos import PhotoError, certificate_number
 
 GROUPINGS = ("both", "certificate", "none")  # what tells photos of one coin: certificate numbers and looks, or less
@@ -81,7 +81,7 @@ AS_IT_IS = View()
 
 
 def assign_groups(photos: list[Photo], grouping: str = "both") -> list[str]:
-    """Set the group and the match of the usable and the missing photos: photos of one coin get the same group.
+    """Set the group and the match of the photos that are usable now or later: photos of one coin get the same group.
 
     Two photos also show one coin if a chain of other photos connects them.
 
@@ -92,7 +92,7 @@ def assign_groups(photos: list[Photo], grouping: str = "both") -> list[str]:
     Returns:
         What looked like one coin, but was not believed: lines for the user.
     """
-    photos = [photo for photo in usable_or_missing(photos) if photo.perceptual_hash]
+    photos = [photo for photo in usable_now_or_later(photos) if photo.perceptual_hash]
     doubts, pairs = [], []
     if grouping != "none":
         same_certificate = find_same_certificates(photos, doubts)
@@ -132,10 +132,11 @@ def find_same_certificates(photos: list[Photo], doubts: list[str]) -> list[tuple
     sizes = [len(members) for members in indices.values()]
     sizes += [1] * (len(photos) - sum(sizes))  # a coin for each photo without a number
     usual = median(sizes) if len(sizes) >= MIN_COINS else 1
-    grade_sizes = Counter(photo.grade for photo in photos)
+    grade_of = [photo.source_grade or photo.grade for photo in photos]  # the same whatever --classes joins
+    grade_sizes = Counter(grade_of)
     pairs = []
     for number, members in indices.items():
-        grades = Counter(photos[index].grade for index in members)
+        grades = Counter(grade_of[index] for index in members)
         stems = [Path(photos[index].source).stem for index in members]
         if (
             len(members) > max(MAX_PHOTOS_OF_A_COIN, MAX_TIMES_THE_USUAL * usual)

@@ -4,7 +4,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from coinkit.manifest import Photo, usable, usable_or_missing
+from coinkit.manifest import Photo, usable, usable_now_or_later
 from coinkit.photos import SPLITS
 
 COIN_IN_TWO_SPLITS = "in another split than a photo of the same coin:"  # the reason of a photo that was left out
@@ -40,7 +40,7 @@ def keep_previous_splits(photos: list[Photo], previous: list[Photo]) -> None:
 
 def keep_coins_together(photos: list[Photo]) -> None:
     """Give a new photo the split of the other photos of its coin; leave it out if they are in more than one split."""
-    for coin in photos_by_group(usable_or_missing(photos)).values():
+    for coin in photos_by_group(usable_now_or_later(photos)).values():
         splits = sorted({photo.split for photo in coin if photo.split})
         for photo in coin:
             if photo.split or not splits:

@@ -78,7 +78,7 @@ def describe_confusion(evaluation: Evaluation) -> str:
         names = " and ".join(classes[index] for index in named) if len(named) < 3 else f"{len(named)} of them"
         return (
             f"It has not learned to tell these {len(there)} grades apart: it names only {names}. "
-            "Train longer (--num-epochs), add photos, or join grades."
+            "Train longer (--num-epochs), add photos, or join grades (prepare_dataset.py --classes)."
         )
     mistakes = confusion - np.diag(confusion.diagonal())
     if mistakes.max(initial=0) < 2:

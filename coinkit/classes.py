@@ -1,0 +1,88 @@
+"""Which class a photo is of: its grade, or one that several grades are joined to (prepare_dataset.py --classes)."""
+
+import csv
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from coinkit.cli import UserError, home_path
+from coinkit.grades import BANDS, class_name, is_proof, scale_order, sheldon_number
+from coinkit.manifest import table_reader
+
+# Each class with the lowest number that belongs to it. Proofs have the numbers of mint state.
+JOINED = {
+    "bands": {band: BANDS[band] for band in ("po", "fr", "ag", "g", "vg", "f", "vf", "xf", "au", "ms", "pr")},
+    "five": {"g": 1, "f": 8, "vf": 20, "xf": 40, "ms": 60},
+}
+NOT_IN_A_NAME = re.compile(r'[<>:"/\\|?*]')  # of a folder, on one system or another
+
+
+def choose_classes(
+    grades: Collection[str], only: list[str] | None, classes: str | None, keep_variants: bool
+) -> dict[str, str]:
+    """Return the class of each grade that is used.
+
+    Args:
+        grades: that there are.
+        only: names of the grades to use; None for all.
+        classes: a key of `JOINED`, or the name of a file for `read_classes`; None if each grade is a class.
+        keep_variants: as `class_name` takes it.
+
+    Raises:
+        UserError: there is no such grade, or the file has a mistake.
+    """
+    chosen = [class_name(grade, keep_variants) for grade in only or grades]
+    if unknown := [grade for grade in chosen if grade not in grades]:
+        there = ", ".join(sorted(grades, key=scale_order))
+        raise UserError(f"--grades: there are no photos of {', '.join(unknown)}, but of {there}.")
+    if not classes:
+        return {grade: grade for grade in chosen}
+    if classes in JOINED:
+        return {grade: join_grade(grade, JOINED[classes]) for grade in chosen}
+    class_of = read_classes(home_path(classes), keep_variants)
+    return {grade: class_of[grade] for grade in chosen if grade in class_of}
+
+
+def join_grade(grade: str, lowest: dict[str, int]) -> str:
+    """Return the class that a grade belongs to; a grade that is not on the scale, such as "au58 details", is its own.
+
+    Args:
+        grade: as `class_name` returns it.
+        lowest: an entry of `JOINED`.
+    """
+    number = sheldon_number(grade)
+    if number is None:
+        return grade
+    if is_proof(grade) and "pr" in lowest:
+        return "pr"
+    return max((name for name in lowest if name != "pr" and lowest[name] <= number), key=lowest.get)
+
+
+def read_classes(path: Path, keep_variants: bool) -> dict[str, str]:
+    """Return the class of each grade in a CSV file with the columns grade and class.
+
+    Raises:
+        UserError: there is no such file, or a row cannot be used.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"--classes {path}: no such file. Its first line is grade,class; then a line for each grade: vf20,vf"
+        )
+    class_of = {}
+    with table_reader(path) as rows:
+        try:
+            if not {"grade", "class"} <= {*(rows.fieldnames or ())}:
+                raise ValueError
+            for row in rows:
+                grade, name = class_name(row["grade"], keep_variants), class_name(row["class"], keep_variants=True)
+                if not grade or not name or name.startswith(".") or NOT_IN_A_NAME.search(name):
+                    raise ValueError
+                if class_of.setdefault(grade, name) != name:
+                    advice = "" if keep_variants else " (--keep-variants keeps au58+ apart from au58)"
+                    raise UserError(f"{path} has two classes for {grade}, {class_of[grade]} and {name}{advice}.")
+        except (KeyError, AttributeError, ValueError, csv.Error):
+            raise UserError(
+                f"{path}, line {rows.line_num + 1}: write a grade and the name of its class, such as vf20,vf, below "
+                "the first line: grade,class"
+            ) from None
+    return class_of
