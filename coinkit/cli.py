@@ -2,17 +2,19 @@
 
 import argparse
 import ctypes
+import difflib
 import os
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+LEAST_LIKENESS = 0.7  # of a flag to the one that is proposed for it, 0 to 1, as difflib has it
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt, from malloc.h
 
 
@@ -21,11 +23,26 @@ class UserError(Exception):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """A parser whose help shows a script's docstring and the defaults, and whose errors take one line."""
+    """A parser whose help shows a script's docstring and the defaults, and whose errors take one line.
+
+    It takes no abbreviations: a new flag could turn one that somebody's script uses into another flag.
+    """
 
     def __init__(self, description: str | None):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
         self.register("type", Path, home_path)
+
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Return the options. An unknown one ends with status 2 and the name of the nearest flag."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            name = next((text.partition("=")[0] for text in unknown if text.startswith("-")), unknown[0])
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            nearest = difflib.get_close_matches(name, flags, n=1, cutoff=LEAST_LIKENESS)
+            self.error(f"unknown argument {name}" + "".join(f": did you mean {flag}?" for flag in nearest))
+        return options
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with status 2."""

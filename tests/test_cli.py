@@ -1,5 +1,6 @@
 """What all commands share: they start anywhere, end quietly, and print commands that can be pasted."""
 
+import importlib
 import os
 import shlex
 import shutil
@@ -136,6 +137,30 @@ def test_path_options_of_any_parser_know_the_home_folder(monkeypatch, tmp_path):
     parser.add_argument_group("group").add_argument("--data", type=Path, nargs="+")
     monkeypatch.setattr(sys, "argv", ["script.py", "--data", "~/a", "b~"])
     assert parser.parse_args().data == [tmp_path / "a", Path("b~")]
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        ("coin_classifier_custom", ["--epoch", "5"], "--epoch: did you mean --epochs?"),
+        ("coin_classifier_custom", ["--learning_rate=0.1"], "--learning_rate: did you mean --learning-rate?"),
+        ("coin_classifier_custom", ["--batchsize", "2"], "--batchsize: did you mean --batch-size?"),
+        ("coin_classifier_custom", ["-num-epochs", "5"], "-num-epochs: did you mean --num-epochs?"),
+        ("prepare_dataset", ["--outputs", "x"], "--outputs: did you mean --output?"),
+        ("predict", ["photo.jpg", "--check", "x.pth"], "--check: did you mean --checkpoint?"),
+        ("evaluate", ["--datas", "x"], "--datas: did you mean --data?"),
+        ("export", ["--weight-only"], "--weight-only: did you mean --weights-only?"),
+        ("make_demo_coins", ["--seeds", "1"], "--seeds: did you mean --seed?"),
+        ("evaluate", ["--xyz"], "--xyz"),
+        ("evaluate", ["photo.jpg"], "photo.jpg"),
+    ],
+)
+def test_a_mistyped_flag_is_answered_with_the_nearest(monkeypatch, capsys, script, flags, message):
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *flags])
+    with pytest.raises(SystemExit) as exit_info:
+        importlib.import_module(script).main()
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err == f"Error: unknown argument {message} (--help explains the options)\n"
 
 
 def test_an_output_that_is_a_file_is_said_in_words(images, trained, tmp_path):
