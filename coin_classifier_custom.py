@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 import argparse
 import math
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,6 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -228,7 +228,6 @@ MAX_SAVING_SHARE = 0.02  # of the time; an epoch that is not the best is not sav
 MIN_UNREADABLE, MAX_UNREADABLE = 3, 0.02  # a run ends when more photos than both 3 and 2 % are unreadable
 MAX_BAD_STEPS = 5  # after this many steps in a row without a finite loss, go back to the last checkpoint
 MAX_RATE_CUTS = 2  # go back this many times, each time with a tenth of the learning rate; then give up
-SHOWN_PHOTOS = 16  # augmented training photos in TensorBoard
 AUGMENTATION, SHUFFLE = 0, 1  # what a seed is derived for
 
 
@@ -266,8 +265,8 @@ class Trainer:
         self.targets = soft_labels(classes, args.label_spread).to(device)
         balanced = balanced_class_weights(train.labels, len(classes))
         self.class_weights = (balanced if args.class_weights else torch.ones(len(classes))).to(device)
-        log_dir = args.runs / f"coin_custom_{datetime.now():%Y%m%d-%H%M%S-%f}"
-        self.progress = Progress(relative_path(log_dir, args.output))
+        run_name = "-".join(filter(None, [f"coin_custom_{datetime.now():%Y%m%d-%H%M%S-%f}", args.name]))
+        self.progress = Progress(relative_path(args.runs / run_name, args.output))
         self.stop = False  # whether this process was asked to stop
         self.has_saved, self.last_save, self.seconds_to_save = False, time.perf_counter(), 0.0
 
@@ -289,7 +288,8 @@ class Trainer:
             self.save()  # a full disk shows at once, and `go_back` has a checkpoint to go back to
         with TensorBoardLog(self.log_dir) as log:
             if distributed.IS_MAIN and not self.progress.steps:
-                log.start(self.config, self.dataset, *self.example_photos())
+                log.start(self.config, self.dataset)
+                log.photos(self.train, self.classes, self.args.augment, self.read_photo, self.pool)
                 if self.args.graph:
                     log.graph(self.model, self.device)
             while not self.finished():
@@ -471,15 +471,6 @@ class Trainer:
         )
         if len(labels):
             log.pictures(progress.epochs, args.num_epochs, evaluation, self.model, self.device)
-
-    def example_photos(self) -> tuple[np.ndarray, list[str]]:
-        """Return some augmented training photos, (N, H, W, 3), uint8, and their N grades."""
-        torch.manual_seed(self.args.seed)
-        shown = torch.randperm(len(self.train.paths))[:SHOWN_PHOTOS]
-        photos, indices = next(read_batches(self.train.paths, shown, SHOWN_PHOTOS, self.read_photo, self.pool))
-        photos = augment(photos, self.args.augment) if len(photos) else torch.empty(0, 3, 1, 1)
-        photos = (photos * 255).byte().permute(0, 2, 3, 1).numpy()
-        return photos, [self.classes[label] for label in self.train.labels[indices]]
 
     # ------------------------------------------------ saving and loading
 
@@ -718,6 +709,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--data", type=Path, default=DATASET, help="dataset from prepare_dataset.py")
     add("--output", type=Path, default=Path(), help=f"folder for {BEST}, {LAST} and report/")
     add("--runs", type=Path, default=RUNS, help="folder for TensorBoard")
+    add("--name", help="of the run in TensorBoard, after the time")
     add("--graph", action="store_true", help="show the network's graph in TensorBoard")
     add("--resume", action="store_true", help=f"go on from {LAST} with its options; its network cannot change")
     add("--accept-changes", action="store_true", help="resume even if photos have been added, removed or replaced")
@@ -791,6 +783,8 @@ def check_arguments(args: argparse.Namespace, parser: ArgumentParser) -> None:
         parser.error(f"--batch-size times --accumulate must be a multiple of the {distributed.WORLD_SIZE} processes")
     if not args.learning_rate > 0:
         parser.error("--learning-rate must be above 0")
+    if args.name and not re.fullmatch(r"[\w.+=, -]{0,80}[\w+=]", args.name):  # a file name on every system
+        parser.error("--name may have up to 80 letters, digits and spaces, and .+=,_-")
     if args.seed >= 2**63:
         parser.error("--seed must be below 2**63")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import coin_classifier_custom as coin
 from coinkit.tensorboard_log import TensorBoardLog
 
-METHODS = ("__init__", "start", "graph", "epoch", "pictures", "result", "__exit__")
+METHODS = ("__init__", "start", "photos", "graph", "epoch", "pictures", "result", "__exit__")
 
 
 def main() -> None:
@@ -25,7 +25,6 @@ def main() -> None:
     seconds = Counter()
     for name in METHODS:
         setattr(TensorBoardLog, name, timed(getattr(TensorBoardLog, name), seconds, "TensorBoard"))
-    coin.Trainer.example_photos = timed(coin.Trainer.example_photos, seconds, "TensorBoard")
     coin.Trainer.fit = timed(coin.Trainer.fit, seconds, "training")
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder, "runs")

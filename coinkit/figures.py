@@ -14,14 +14,15 @@ from coinkit.metrics import calibration_bins, estimate_share
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CAPTION_HEIGHT = 18  # pixels
+MIN_CAPTION_HEIGHT = 18  # pixels
+GRID_WIDTH_IN_CAPTIONS = 26  # width of a photo grid in heights of a caption, which can be read when the grid is shrunk
 GAP = 4
 DPI = 150  # of charts
 INK = "#1f4e79"
 OPACITY = 0.6  # of a heatmap where it is 1; where it is 0, it is transparent
 MAX_SIDE = 13.5  # of a confusion chart, in inches: with DPI, 2025 pixels; with 29 classes, it has nearly this size
 MAX_COUNTED_CLASSES = 40  # with more, a cell of a confusion chart is too small for a number
-MIN_FONT_SIZE = 5  # points, of the names in a confusion chart
+MIN_FONT_SIZE = 5  # points, of names and numbers in a confusion chart
 MAX_NAME = 24  # letters of a grade in a chart; what is longer is cut
 
 
@@ -38,15 +39,19 @@ def photo_grid(photos: np.ndarray, captions: list[str], columns: int = 2) -> np.
     """
     count, height, width, _ = photos.shape
     rows = -(-count // columns)
-    cell_width, cell_height = width + GAP, height + CAPTION_HEIGHT + GAP
+    caption_height = max(MIN_CAPTION_HEIGHT, columns * width // GRID_WIDTH_IN_CAPTIONS)
+    cell_width, cell_height = width + GAP, height + caption_height + GAP
     grid = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")
     draw = ImageDraw.Draw(grid)
     font_file, captions = choose_font(captions)
-    font = ImageFont.truetype(font_file, CAPTION_HEIGHT - 6)
+    font = ImageFont.truetype(font_file, 0.7 * caption_height)
+    longest = max(map(font.getlength, captions), default=0)
+    if longest > width:
+        font = ImageFont.truetype(font_file, font.size * width / longest)
     for index, (photo, caption) in enumerate(zip(photos, captions, strict=True)):
         left, top = index % columns * cell_width, index // columns * cell_height
-        draw.text((left + 2, top + 1), caption, "black", font)
-        grid.paste(Image.fromarray(photo), (left, top + CAPTION_HEIGHT))
+        draw.text((left + 2, top + caption_height / 2), caption, "black", font, anchor="lm")
+        grid.paste(Image.fromarray(photo), (left, top + caption_height))
     return np.asarray(grid)
 
 
@@ -67,25 +72,29 @@ def overlay(photo: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
     return np.round(opacity * colours + (1 - opacity) * photo).astype(np.uint8)
 
 
-def confusion_chart(confusion: np.ndarray, classes: list[str]) -> np.ndarray:
+def confusion_chart(
+    confusion: np.ndarray, classes: list[str], max_side: float = MAX_SIDE, min_font_size: float = MIN_FONT_SIZE
+) -> np.ndarray:
     """Draw a confusion matrix: numbers of photos, shaded by their share of the true grade.
 
-    However many classes there are, the picture is at most `MAX_SIDE` wide; with very many, it has no numbers.
+    Where all classes do not fit, the picture has no numbers, and names only some of the grades.
 
     Args:
         confusion: (classes, classes), as `coinkit.metrics.confusion_matrix` returns it.
         classes: the names of the grades, in the order of the scale.
+        max_side: of the picture, in inches.
+        min_font_size: of names and numbers, in points.
 
     Returns:
         The picture, (height, width, 3), uint8.
     """
     from matplotlib.figure import Figure  # slow to import, and predict.py mostly does not need it
 
-    side = min(1.6 + 0.4 * len(classes), MAX_SIDE)  # inches
+    side = min(1.6 + 0.4 * len(classes), max_side)  # inches
     cell = (side - 1.6) / len(classes)
     font_size = min(10, 0.8 * 72 * cell)  # points, of which an inch has 72
-    step = math.ceil(MIN_FONT_SIZE / font_size)  # of very many classes, not all are named
-    font_size = max(font_size, MIN_FONT_SIZE)
+    step = math.ceil(min_font_size / font_size)  # of very many classes, not all are named
+    font_size = max(font_size, min_font_size)
     font_file, names = choose_font(classes)
     names = [name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..." for name in names]
     label = {"font": Path(font_file), "fontsize": font_size, "parse_math": False}
@@ -98,8 +107,8 @@ def confusion_chart(confusion: np.ndarray, classes: list[str]) -> np.ndarray:
     axes.set_yticks(range(0, len(classes), step), names[::step], **label)
     if len(classes) > MAX_COUNTED_CLASSES:
         figure.colorbar(image, label="share of the photos of the true grade", shrink=0.5)
-        return _render(figure)
-    for row, column in np.argwhere(confusion):
+    has_room = step == 1 and len(classes) <= MAX_COUNTED_CLASSES
+    for row, column in np.argwhere(confusion) if has_room else ():
         colour = "white" if shares[row, column] > 0.5 else "black"
         number = str(confusion[row, column])
         axes.text(column, row, number, color=colour, fontsize=font_size, ha="center", va="center")

@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,14 +16,21 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
+from coinkit.augment import augment
 from coinkit.cli import UserError, printable
+from coinkit.dataset import PhotoReader, Split, read_batches
 from coinkit.figures import confusion_chart, photo_grid
 from coinkit.report import Evaluation, caption, mistake_pictures
 
 PICTURES = 10  # draw at most this many times in a run; at the sizes below, that makes 20 MB at most
 MAX_PICTURE_SHARE = 0.01  # leave pictures out while they have taken more than this share of the time
+EXAMPLES = 9  # augmented training photos
 MISTAKES = 6  # photos in the picture of the worst mistakes
 WIDTH = 1024  # pixels; wider pictures are made smaller
+# TensorBoard shows pictures 350 pixels wide, or 210 high: a confusion matrix can still be read at this size.
+CONFUSION_SIDE, CONFUSION_FONT_SIZE = 3.2, 9  # inches and points
+SHOWN_FIRST = ("learning_rate", "batch_size", "num_epochs", "image_width", "image_height", "dropout", "augment")
+SHOWN_FIRST += ("label_spread", "weight_decay", "channels", "seed")  # the options by which people compare runs
 
 
 class TensorBoardLog:
@@ -70,21 +78,25 @@ class TensorBoardLog:
                     writer.close()
         self.train = self.val = None
 
-    def start(self, config: dict, dataset: dict[str, dict], photos: np.ndarray, grades: list[str]) -> None:
-        """Log what a run begins with.
-
-        Args:
-            config: the options.
-            dataset: {split: {grade: [count, ...]}}.
-            photos: examples of augmented training photos, (N, H, W, 3), uint8.
-            grades: N names.
-        """
+    def start(self, config: dict, dataset: dict[str, dict]) -> None:
+        """Log what a run begins with: its options, and its photos by {split: {grade: [count, ...]}}."""
         self.open(first_epoch=1)
         self.train.add_text("config", table(["option", "value"], config.items()))
         counts = [(grade, *(split[grade][0] for split in dataset.values())) for grade in next(iter(dataset.values()))]
         self.train.add_text("dataset", table(["grade", *dataset], counts))
+
+    def photos(self, train: Split, classes: list[str], strength: float, read: PhotoReader, pool: Executor) -> None:
+        """Log some training photos, by chance, as augmentation of this strength varies them.
+
+        Raises:
+            UserError: too many photos cannot be read.
+        """
+        chosen = torch.randperm(len(train.paths))[:EXAMPLES]
+        photos, indices = next(read_batches(train.paths, chosen, EXAMPLES, read, pool))
         with left_out_if_it_fails("augmented training photos"):
-            self.train.add_image("augmented training photos", shrunk(photo_grid(photos, grades)), dataformats="HWC")
+            pictures = (augment(photos, strength) * 255).byte().permute(0, 2, 3, 1).numpy()
+            grid = photo_grid(pictures, [classes[label] for label in train.labels[indices]], columns=3)
+            self.train.add_image("augmented training photos", shrunk(grid), dataformats="HWC")
 
     def graph(self, model: nn.Module, device: torch.device) -> None:
         """Log the graph of a network that is on this device."""
@@ -100,9 +112,13 @@ class TensorBoardLog:
             for writer, values in ((self.train, train), (self.val, val)):
                 for name, value in values.items():
                     writer.add_scalar(name, value, number)
+            grades = list(map(printable, evaluation.classes))
+            # Runs share the charts of tags that they share, so only runs of the same grades have the same tags. The
+            # number puts the grades in the order of the scale, since TensorBoard sorts tags.
+            group = f"accuracy of {len(grades)} grades from {grades[0]} to {grades[-1]}"
             for label, counts in enumerate(evaluation.confusion):
                 if counts.any():
-                    tag = f"accuracy by grade/{printable(evaluation.classes[label])}"
+                    tag = f"{group}/{label + 1:02} {grades[label]}"
                     self.val.add_scalar(tag, counts[label] / counts.sum(), number)
             self.next_epoch = number + 1
 
@@ -116,8 +132,8 @@ class TensorBoardLog:
             return
         started = time.perf_counter()
         with left_out_if_it_fails("confusion matrix"):
-            chart = confusion_chart(evaluation.confusion, evaluation.classes)
-            self.val.add_image("confusion matrix", shrunk(chart), epoch, dataformats="HWC")
+            chart = confusion_chart(evaluation.confusion, evaluation.classes, CONFUSION_SIDE, CONFUSION_FONT_SIZE)
+            self.val.add_image("confusion matrix", chart, epoch, dataformats="HWC")
         with left_out_if_it_fails("worst mistakes"):
             if mistakes := mistake_pictures(evaluation, MISTAKES, model, device):
                 photos = np.stack([picture for _, picture in mistakes])
@@ -127,8 +143,9 @@ class TensorBoardLog:
 
     def result(self, config: dict, values: dict[str, float]) -> None:
         """Log options and results side by side, so that runs can be compared by them (HParams)."""
+        ordered = {name: config[name] for name in (*SHOWN_FIRST, *config)}
         settings = {
-            name: value if isinstance(value, int | float) else printable(value) for name, value in config.items()
+            name: value if isinstance(value, int | float) else printable(value) for name, value in ordered.items()
         }
         with left_out_if_it_fails("comparison of runs"):
             self.val.add_hparams(settings, values, run_name=".")

@@ -15,6 +15,7 @@ from coinkit.calibration import estimate_temperature
 from coinkit.dataset import PhotoReader, describe_gaps, find_classes, find_split, split_folder
 from coinkit.figures import choose_font, confusion_chart, photo_grid
 from coinkit.losses import soft_labels
+from coinkit.tensorboard_log import CONFUSION_FONT_SIZE, CONFUSION_SIDE
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs links and names as POSIX systems have them")
 
@@ -235,8 +236,8 @@ def test_any_name_of_a_grade_gets_curves_and_a_report(tmp_path):
     result = train(tmp_path, "--num-epochs", 1)
     assert result.returncode == 0 and not result.stderr, result.stderr
     assert {"index.html", "confusion.png"} <= {path.name for path in (tmp_path / "report").iterdir()}
-    tags = {tag for _, tag in curves(tmp_path)}
-    assert {"accuracy by grade/$$", "accuracy by grade/精美", r"accuracy by grade/\udcff\udce9"} <= tags
+    shown = {tag.rpartition("/")[2] for _, tag in curves(tmp_path)}
+    assert {"02 $$", "04 精美", r"05 \udcff\udce9"} <= shown
     assert train(tmp_path, "--num-epochs", 2, "--resume").returncode == 0
 
 
@@ -256,6 +257,20 @@ def test_a_confusion_chart_of_many_grades_is_no_larger_than_one_of_29():
     assert some.shape[0] > 1900 and many.shape[0] < 1.1 * some.shape[0]
     long_names = confusion_chart(np.eye(3, dtype=int), ["x" * 250 + name for name in "abc"])
     assert (long_names[..., 0] < 100).mean() > 0.01, "the diagonal is there"
+
+
+def test_pictures_for_tensorboard_can_be_read_when_they_are_shrunk():
+    names = [f"ms{number}" for number in range(29)]
+    small, unnamed = (
+        confusion_chart(np.eye(29, dtype=int), texts, CONFUSION_SIDE, CONFUSION_FONT_SIZE)
+        for texts in (names, [""] * 29)
+    )
+    assert max(small.shape) <= 500  # shown 350 pixels wide or 210 high
+    assert (small < 100).sum() > 1.2 * (unnamed < 100).sum()
+    photos = np.zeros((2, 128, 512, 3), np.uint8)
+    captions = (photo_grid(photos, texts)[:, :, 0] == 255 for texts in (["i" * 9] * 2, ["i" * 999] * 2))
+    heights = [white.any(axis=1).sum() for white in captions]
+    assert heights[0] == heights[1] > 1024 / 30
 
 
 # ---------------------------------------------------------------- going on

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, SMALL, assert_fails, make_dataset, run_script, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, parse_experiment_plugin_data
 from torch.nn import functional as F
 
 from coinkit.augment import augment, relight_faces
@@ -38,7 +40,8 @@ def test_it_learns_and_tells(trained):
     assert checkpoint["best_val_acc"] >= 0.7
     points = curves(trained)
     both = {("train", "loss"), ("train", "accuracy"), ("val", "loss"), ("val", "accuracy")}
-    by_grade = {("val", f"accuracy by grade/{grade}") for grade in ("g06", "vf30", "ms65")}
+    group = "accuracy of 3 grades from g06 to ms65"
+    by_grade = {("val", f"{group}/{grade}") for grade in ("01 g06", "02 vf30", "03 ms65")}  # in the order of the scale
     result = {("val", "best accuracy"), ("val", "lowest loss")}
     assert set(points) == both | by_grade | result | {("train", "learning rate"), ("train", "gradient norm")}
     assert all([epoch for epoch, _ in points[name]] == list(range(1, 31)) for name in set(points) - result)
@@ -57,6 +60,9 @@ def test_tensorboard_shows_settings_and_pictures(trained):
     epochs = [image.step for image in val_events.Images("confusion matrix")]
     assert epochs[-1] == 30 and len(epochs) <= 10
     assert sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) < 5e6
+    hparams = parse_experiment_plugin_data(val_events.SummaryMetadata(EXPERIMENT_TAG).plugin_data.content).hparam_infos
+    assert [info.name for info in hparams][:3] == ["learning_rate", "batch_size", "num_epochs"]
+    assert "data" in [info.name for info in hparams][10:]
 
 
 def test_the_best_epoch_is_the_latest_that_validation_cannot_tell_from_the_lowest_loss():
@@ -149,13 +155,15 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path):
 
 
 def test_a_finished_run_can_be_given_more_epochs(dataset, tmp_path):
-    train(tmp_path, "--num-epochs", 1)
+    train(tmp_path, "--num-epochs", 1, "--name", "two words")
     options = ["--resume", "--num-epochs", 2, "--precision", "fp16"]  # as on another GPU, by itself
     result = run_script("coin_classifier_custom.py", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     checkpoint = load(tmp_path)
     assert checkpoint["progress"]["epochs"] == 2
     assert checkpoint["config"]["channels"] == [8, 8, 8, 8]  # of the run, not the defaults
+    (run,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"coin_custom_\d{8}-\d{6}-\d{6}-two words", run.name)
     result = run_script("coin_classifier_custom.py", "--resume", cwd=tmp_path)
     assert "has finished its 2 epochs" in result.stdout and "Epoch" not in result.stdout
 
@@ -243,6 +251,7 @@ def test_mistakes_are_told_in_a_line(tmp_path):
         ["--weight-decay", "nan"],
         ["--learning-rate", "nan"],
         ["--seed", 2**63],
+        ["--name", "a/b"],
     ):
         assert_fails(train(tmp_path, *options), options[0])
     assert_fails(train(tmp_path, "--device", "cuda:99"), "--device cuda:99")
