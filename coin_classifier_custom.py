@@ -50,8 +50,7 @@ from coinkit.dataset import (
     Split,
     derive_seed,
     describe_changes,
-    describe_enlargement,
-    describe_gaps,
+    describe_dataset,
     find_classes,
     find_split,
     fingerprint,
@@ -61,16 +60,15 @@ from coinkit.dataset import (
 )
 from coinkit.devices import choose_dtype, find_device
 from coinkit.files import atomic_link, exclusive_lock, require_disk_space
-from coinkit.inference import build_model, load_networks
+from coinkit.inference import build_model
 from coinkit.layers import Residual, StandardisedConv2d
 from coinkit.losses import balanced_class_weights, soft_labels
-from coinkit.metrics import describe_calibration, summarise
 from coinkit.photos import DATASET, SPLITS
-from coinkit.report import Evaluation, check_report, evaluate, write_report
-from coinkit.summary import summarise_in_words
+from coinkit.report import Evaluation, check_report
 from coinkit.tensorboard_log import TensorBoardLog, relative_path
 from coinkit.training_photos import merge_digests, training_digests
-from coinkit.training_progress import Progress
+from coinkit.training_progress import Progress, format_duration
+from coinkit.training_report import report_training
 
 # Where to change what is not a setting:
 #   an augmentation             STEPS in coinkit/augment.py
@@ -126,6 +124,7 @@ PRESETS = {  # settings that --preset replaces; flags beside it win
 # Files in --output
 BEST = "coin_classifier_custom_best.pth"  # the best epoch, to predict with
 LAST = "coin_classifier_custom_last.pth"  # the latest state, for --resume
+PREVIOUS = "coin_classifier_custom_last.previous.pth"  # `LAST` of the run before
 LOCK = ".coin_classifier_custom.lock"  # held by a run, so that a second one does not write to the same files
 
 
@@ -224,6 +223,7 @@ BACKBONES["custom"] = Backbone(CoinClassifier, head="fc3", heatmap_layer="last_a
 # ---------------------------------------------------------------- training
 
 SAVE_EVERY = 600  # seconds between checkpoints in the middle of an epoch
+TIMED_SECONDS = 20  # of the first epoch, from which the time of the whole training is told
 MAX_SAVING_SHARE = 0.02  # of the time; an epoch that is not the best is not saved if saving would take more
 MIN_UNREADABLE, MAX_UNREADABLE = 3, 0.02  # a run ends when more photos than both 3 and 2 % are unreadable
 MAX_BAD_STEPS = 5  # after this many steps in a row without a finite loss, go back to the last checkpoint
@@ -329,9 +329,12 @@ class Trainer:
                 photos_in_step = min(step_size, count - progress.seen)
                 stop = self.train_step(photos, self.train.labels[indices], photos_in_step)
                 progress.seen += photos_in_step
-                progress.seconds = before + time.perf_counter() - started
+                earlier, progress.seconds = progress.seconds, before + time.perf_counter() - started
                 bar.update(photos_in_step)
                 bar.set_postfix_str(progress.describe(count, args.num_epochs))
+                if progress.epochs == 0 and earlier < TIMED_SECONDS <= progress.seconds:
+                    left = progress.seconds_left(count, args.num_epochs)
+                    tqdm.write(f"This will take about {format_duration(left)}.")
                 if time.perf_counter() - self.last_save > SAVE_EVERY:
                     self.save()
                 if stop:
@@ -461,14 +464,7 @@ class Trainer:
             self.keep_best()
         elif self.finished() or (time.perf_counter() - self.last_save) * MAX_SAVING_SHARE > self.seconds_to_save:
             self.save()
-        print(
-            f"Epoch {progress.epochs:{len(str(args.num_epochs))}}/{args.num_epochs}   "
-            f"loss {train['loss']:.3f} (validation {val['loss']:.3f})   "
-            f"accuracy {train['accuracy']:.3f} (validation {val['accuracy']:.3f})   "
-            f"rate {train['learning rate']:.1e}   {train['photos per second']:.1f} photos/s"
-            f"{'   kept' if is_best else ''}",
-            flush=True,
-        )
+        print(progress.describe_epoch(train, val, len(self.train.paths), args.num_epochs), flush=True)
         if len(labels):
             log.pictures(progress.epochs, args.num_epochs, evaluation, self.model, self.device)
 
@@ -506,7 +502,7 @@ class Trainer:
         atomic_link(self.args.output / LAST, self.args.output / BEST)
 
     def load(self, checkpoint: dict, path: Path) -> None:
-        """Go on from a checkpoint that was loaded from `path`, which is `LAST`.
+        """Go on from a checkpoint that was loaded from `path`: from `LAST`, or from `PREVIOUS`, which takes its place.
 
         Raises:
             UserError: its grades or photos are not those of this run, or it is damaged.
@@ -534,6 +530,8 @@ class Trainer:
             if not self.log_dir.is_dir():
                 progress.log_dir = log_dir
         self.has_saved = True
+        if distributed.IS_MAIN and path.name == PREVIOUS:
+            checkpoints.bring_back(self.args.output / LAST, self.args.output / BEST)
         if distributed.IS_MAIN and 0 < progress.best_epoch == progress.epochs and not progress.seen:
             self.keep_best()  # the run may have been killed between `save` and `keep_best`
         if changes:  # and with them the order of the photos: begin the epoch again
@@ -600,7 +598,7 @@ class Trainer:
                 f"the loss has exploded {rate_cuts} times (NaN). Try --learning-rate {self.args.learning_rate / 10:g} "
                 f"or --clip-grad-norm 0.5, and look for corrupted photos. {LAST} is from before that."
             )
-        tqdm.write(f"The loss has exploded (NaN) at a rate of {rate:.1e}: back to {LAST}, with a tenth of the rate.")
+        tqdm.write(f"The loss has exploded (NaN) at a rate of {rate:.6f}: back to {LAST}, with a tenth of the rate.")
         last = self.args.output / LAST
         self.load(checkpoints.load_checkpoint(last, checkpoints.NEEDED_TO_RESUME, mmap=False), last)
         self.progress.rate_cuts = rate_cuts
@@ -633,28 +631,27 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     train, val, test = (find_split(split_folder(args.data, split), classes) for split in SPLITS)
     trainer = Trainer(args, classes, train, val, find_device(args.device))
     if checkpoint:
-        trainer.load(checkpoint, args.output / LAST)
+        trainer.load(checkpoint, args.resume)
         checkpoint.clear()  # frees as much memory as the network and the optimiser take
     elif args.init_from or args.pretrained:
         trainer.load_initial_weights()
     set_stop_handler(trainer.ask_to_stop)
 
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    print(f"Photos: {len(train.paths)} for training, {len(val.paths)} for validation, {len(test.paths)} for the test")
-    if not val.paths:
-        print("Without validation photos, the last epoch is kept, and how sure it may be is only estimated.")
-    print(f"Grades: {', '.join(classes)}")
-    enlargement = describe_enlargement(train.paths, args.image_width, args.image_height)
-    for warning in filter(None, [*describe_gaps(args.data, classes), enlargement]):
-        print(f"Warning: {warning}")
+    print(*describe_dataset(args.data, classes, train, val, test, args.image_width, args.image_height), sep="\n")
     print(f"Network: {parameters / 1e6:.1f} million parameters, in {trainer.dtype} on {trainer.device}")
     if trainer.device.type == "cpu" and max(args.channels) > max(PRESETS["narrow"]["channels"]):
         print("Without a GPU, this will take long: --preset narrow is many times as fast.")
     if trainer.progress.epochs >= args.num_epochs:
-        print(f"This run has finished its {args.num_epochs} epochs; a larger --num-epochs trains it further.")
+        done = trainer.progress.epochs
+        print(f"This run has trained {done} epochs already: a larger --num-epochs trains it further.")
     elif args.resume:
         print(f"Going on after step {trainer.progress.steps}, in epoch {trainer.progress.epochs + 1}")
+    elif unfinished := checkpoints.describe_unfinished(args.output / LAST):
+        print(unfinished)
     print(f"Watch it: tensorboard --logdir={quoted(trainer.log_dir.parent)}\n", flush=True)
+    best = args.output / BEST
+    to_predict = f"python predict.py{'' if best == Path(BEST) else f' --checkpoint {quoted(best)}'} photo.jpg"
     # A checkpoint has the weights and two averages of each, in 4 bytes. BEST, LAST and the next one exist at once.
     copies = 2 if args.resume else 3
     try:
@@ -662,35 +659,25 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
             trainer.fit()
     except Stopped:
         instead = " instead of --init-from or --pretrained" if args.init_from or args.pretrained else ""
+        instead = ", without the file" if args.resume and args.resume.name != LAST else instead
         print(f"Stopped at step {trainer.progress.steps}. To go on, give the same command with --resume{instead}.")
+        if trainer.progress.best_epoch:
+            print(f"The best epoch so far, {trainer.progress.best_epoch}, can already predict: {to_predict}")
         # If another process did not exit with 0, torchrun would kill the main one, which may still be saving.
         return 130 if distributed.IS_MAIN else 0
     if not distributed.IS_MAIN:
         return 0
 
-    best = args.output / BEST
     set_stop_handler(None)  # the model is saved
+    print(trainer.progress.describe_best())
     if test.paths:
         try:
-            test_best(trainer, test, report)
+            test_folder = split_folder(args.data, "test")
+            report_training(best, test, test_folder, trainer.progress, args.num_epochs, trainer.device, report)
         except Exception as error:  # whatever it is, the training has not failed
             reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))
             print(f"There is no report on the test photos ({reason}). python evaluate.py makes one.", file=sys.stderr)
-    name = "" if best == Path(BEST) else f" --checkpoint {quoted(best)}"
-    print(f"\nThe model is in {best}. Next: python predict.py{name} photo.jpg")
-
-
-def test_best(trainer: Trainer, test: Split, report: Path) -> None:
-    """Print how good the best epoch is on the test photos, and write a report."""
-    args, best = trainer.args, trainer.args.output / BEST
-    (network,), classes = load_networks([best], trainer.device)
-    evaluation = evaluate([network], classes, test, trainer.device)
-    print(f"\nTest, with the best weights (epoch {trainer.progress.best_epoch}): {summarise(evaluation.predictions)}")
-    print(describe_calibration(evaluation.predictions, network.temperature, fitted=bool(trainer.val.paths)))
-    words = summarise_in_words(evaluation, trainer.progress.history, args.num_epochs)
-    about = {"checkpoint": str(best), "data": str(split_folder(args.data, "test"))}
-    write_report(evaluation, network.model, trainer.device, words, about, report)
-    print("", *words, "", f"The report is in {report / 'index.html'}.", sep="\n")
+    print(f"\nThe model is in {best}. Next: {to_predict}")
 
 
 # Flags of one command, which are not saved: --resume does not repeat them.
@@ -711,7 +698,8 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--runs", type=Path, default=RUNS, help="folder for TensorBoard")
     add("--name", help="of the run in TensorBoard, after the time")
     add("--graph", action="store_true", help="show the network's graph in TensorBoard")
-    add("--resume", action="store_true", help=f"go on from {LAST} with its options; its network cannot change")
+    resume_help = f"go on from {LAST}, or from {PREVIOUS}, with its options; its network cannot change"
+    add("--resume", nargs="?", type=Path, const=Path(LAST), metavar="FILE", help=resume_help)
     add("--accept-changes", action="store_true", help="resume even if photos have been added, removed or replaced")
 
     add = parser.add_argument_group("training").add_argument
@@ -721,7 +709,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--batch-size", type=int, default=BATCH_SIZE, help="photos at once; reduce if out of memory")
     add("--accumulate", type=int, default=ACCUMULATE, help="batches whose gradients are added up for one step")
     add("--num-epochs", "--epochs", type=int, default=NUM_EPOCHS, help="times to go through the training photos")
-    add("--learning-rate", type=float, default=LEARNING_RATE, help="at its peak; layers with many inputs get less")
+    add("--learning-rate", "--lr", type=float, default=LEARNING_RATE, help="its peak; less in layers with many inputs")
     add("--warmup", type=float, default=WARMUP, help="share of the training in which the learning rate rises")
     add("--weight-decay", type=float, default=WEIGHT_DECAY, help="how strongly AdamW pulls weights towards 0")
     add("--clip-grad-norm", type=float, default=CLIP_GRAD_NORM, help="largest norm of a gradient; 0: no limit")
@@ -747,17 +735,24 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--fused", action=on_or_off, default=True, help="let AdamW change all weights in one operation")
     add("--cache-gb", type=float, default=CACHE_GB, help="gigabytes of memory for decoded photos")
 
-    args, checkpoint = parser.parse_args(), None  # for --preset and --resume, whose options come before the user's
+    args = parser.parse_args()  # for --preset and --resume, whose options come before the user's
+    checkpoint = last = None
     if args.resume and (args.init_from or args.pretrained):
         parser.error(f"--init-from and --pretrained do not go with --resume, which has the weights of {LAST}")
     if args.resume and (args.preset or args.graph):
         print("--preset and --graph are for the start of a run, and are ignored: --resume has the options of the run.")
     options = config_to_flags(PRESETS[args.preset]) if args.preset else []
     if args.resume:
-        checkpoint = checkpoints.load_checkpoint(args.output / LAST, checkpoints.NEEDED_TO_RESUME, mmap=False)
-        build_model(checkpoint, args.output / LAST)  # a damaged one fails here, before its options are used
-        options += config_to_flags(checkpoint["config"] | checkpoint["architecture"] | {"output": args.output})
+        last = args.output / args.resume if args.resume.parent == Path() else args.resume
+        if last.name not in (LAST, PREVIOUS):
+            parser.error(f"--resume takes {LAST} or {PREVIOUS}, not {last.name}; --init-from takes any model")
+        checkpoint = checkpoints.load_checkpoint(last, checkpoints.NEEDED_TO_RESUME, mmap=False)
+        build_model(checkpoint, last)  # a damaged one fails here, before its options are used
+        options += config_to_flags(checkpoint["config"] | checkpoint["architecture"] | {"output": last.parent})
     args = parser.parse_args(options + sys.argv[1:])
+    args.resume = last
+    if last and args.output != last.parent:
+        parser.error(f"--resume {last} goes on in its own folder: leave out --output")
     check_arguments(args, parser)
     if checkpoint and (difference := checkpoints.describe_other_network(checkpoint, args)):
         parser.error(f"the run to resume has another architecture: {difference}. Leave this out, or do not --resume")

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from coin_classifier_custom import BEST, load_networks
+from coin_classifier_custom import BEST
 from coinkit.checkpoints import damage_as_user_error, load_checkpoint
 from coinkit.cli import ArgumentParser, UserError, printable, run
 from coinkit.comparison import Comparison
@@ -29,6 +29,7 @@ from coinkit.dataset import Split, describe_changes, find_split, fingerprint, sp
 from coinkit.devices import find_device
 from coinkit.faces import find_coins, read_circles
 from coinkit.grades import class_name
+from coinkit.inference import load_networks
 from coinkit.metrics import METRICS
 from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, SPLITS, find_photos
 from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report

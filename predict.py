@@ -37,13 +37,13 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from coin_classifier_custom import BEST, load_networks
+from coin_classifier_custom import BEST
 from coinkit.cli import ArgumentParser, UserError, home_path, printable, run
 from coinkit.dataset import normalise, to_tensor
 from coinkit.devices import find_device
 from coinkit.faces import Faces, find_coins, first_file, open_coin, read_circles
 from coinkit.files import atomic_write, is_system_file, short_name
-from coinkit.inference import TTA_VIEWS, grade_photos
+from coinkit.inference import TTA_VIEWS, grade_photos, load_networks
 from coinkit.photos import SUFFIXES, PhotoError, find_photos
 
 TOP_K = 3

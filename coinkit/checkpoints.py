@@ -1,6 +1,7 @@
 """Checkpoint files: written completely or not at all, and safe to load even if they come from a stranger."""
 
 import argparse
+import os
 import pickletools
 import zipfile
 from collections.abc import Iterator
@@ -205,15 +206,57 @@ def keep_previous(checkpoint: Path) -> None:
 
     One without a finished epoch is not kept, so that a false start does not replace the *.previous.pth before it.
     """
-    if checkpoint.exists() and not has_no_finished_epoch(checkpoint):
-        previous = checkpoint.with_suffix(".previous.pth")
-        atomic_link(checkpoint, previous)
-        print(f"{checkpoint} of an earlier run is kept as {previous}.", flush=True)
+    if checkpoint.exists() and read_progress(checkpoint).get("epochs") != 0:
+        atomic_link(checkpoint, previous_of(checkpoint))
+        print(f"{checkpoint} of an earlier run is kept as {previous_of(checkpoint)}.", flush=True)
 
 
-def has_no_finished_epoch(checkpoint: Path) -> bool:
-    """Return whether a checkpoint is of a run that has not finished an epoch."""
+def bring_back(last: Path, best: Path) -> None:
+    """Swap the last checkpoints of this run and the previous one, and the best ones if they were swapped before."""
+    swap_with_previous(last)
+    if not is_of_run(best, last) and is_of_run(previous_of(best), last):
+        swap_with_previous(best)
+
+
+def is_of_run(best: Path, last: Path) -> bool:
+    """Return whether the best checkpoint is of the same run as the last one: it has the same history, up to there."""
+    history, whole = (read_progress(path).get("history") for path in (best, last))
+    return bool(history and whole) and history == whole[: len(history)]
+
+
+def swap_with_previous(checkpoint: Path) -> None:
+    """Swap a checkpoint, which may be gone, and the one that was kept as *.previous.pth."""
+    aside = checkpoint.with_suffix(".aside.pth")
+    if checkpoint.exists():
+        os.replace(checkpoint, aside)
+    os.replace(previous_of(checkpoint), checkpoint)
+    if aside.exists():
+        os.replace(aside, previous_of(checkpoint))
+
+
+def previous_of(checkpoint: Path) -> Path:
+    """Return where the checkpoint of the run before is kept."""
+    return checkpoint.with_suffix(".previous.pth")
+
+
+def describe_unfinished(last: Path) -> str:
+    """Return in words how to go on with the run of a last checkpoint instead of a new one; "" if it had ended."""
     try:
-        return load_checkpoint(checkpoint, NEEDED_TO_RESUME)["progress"].get("epochs") == 0
+        checkpoint = load_checkpoint(last, NEEDED_TO_RESUME)
     except UserError:
-        return False
+        return ""
+    done, wanted = checkpoint["progress"].get("epochs", 0), checkpoint["config"].get("num_epochs", 0)
+    if not 0 < done < wanted:
+        return ""
+    return (
+        f"The run before this one has done {done} of its {wanted} epochs. To go on with it instead, stop this one, and "
+        f"add --resume {previous_of(last).name} to the command."
+    )
+
+
+def read_progress(checkpoint: Path) -> dict:
+    """Return how far the run of a checkpoint has come, as `coinkit.training_progress` has it; {} if unknown."""
+    try:
+        return load_checkpoint(checkpoint, NEEDED_TO_RESUME)["progress"]
+    except UserError:
+        return {}

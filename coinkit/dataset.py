@@ -176,6 +176,24 @@ def find_split(folder: Path, classes: list[str]) -> Split:
     return Split(paths, torch.arange(len(classes)).repeat_interleave(torch.tensor(counts)))
 
 
+def describe_dataset(
+    data: Path, classes: list[str], train: Split, val: Split, test: Split, width: int, height: int
+) -> list[str]:
+    """Return in words what a training learns from, and what may be wrong with it: a line for each.
+
+    Args:
+        data, classes, train, val, test: the dataset, its grades, its splits.
+        width, height: of the photos that the network sees, in pixels.
+    """
+    counts = (len(split.paths) for split in (train, val, test))
+    lines = ["Photos: {} for training, {} for validation, {} for the test".format(*counts)]
+    if not val.paths:
+        lines.append("Without validation photos, the last epoch is kept, and how sure it may be is only estimated.")
+    lines.append(f"Grades: {', '.join(classes)}")
+    warnings = [*describe_gaps(data, classes), describe_enlargement(train.paths, width, height)]
+    return lines + [f"Warning: {warning}" for warning in warnings if warning]
+
+
 def describe_gaps(data: Path, classes: list[str]) -> list[str]:
     """Return in words which photos of a dataset are not used, and which grades a split lacks: a line for each.
 

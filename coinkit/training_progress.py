@@ -55,13 +55,14 @@ class Progress:
         """Set what the current epoch has done to 0."""
         self.seen, self.loss_sum, self.correct, self.gradient_sum, self.seconds = 0, 0.0, 0, 0.0, 0.0
 
+    def seconds_left(self, photos: int, num_epochs: int) -> float:
+        """Return how long the training will take from here, at the speed of the current epoch of this many photos."""
+        return ((num_epochs - self.epochs) * photos - self.seen) * self.seconds / self.seen
+
     def describe(self, photos: int, num_epochs: int) -> str:
-        """Return loss, accuracy and the time left, for the progress bar of an epoch with this many photos."""
-        left = ((num_epochs - self.epochs) * photos - self.seen) * self.seconds / self.seen
-        return (
-            f"loss {self.loss_sum / self.seen:.3f}, accuracy {self.correct / self.seen:.3f}, "
-            f"rate {self.learning_rate:.1e}, all done in {tqdm.format_interval(left)}"
-        )
+        """Return loss, accuracy and the time left, for the progress bar of an epoch of this many photos."""
+        left = tqdm.format_interval(self.seconds_left(photos, num_epochs))
+        return f"loss {self.loss_sum / self.seen:.3f}, accuracy {self.correct / self.seen:.0%}, all done in {left}"
 
     def train_metrics(self) -> dict[str, float]:
         """Return the means over the photos that the current epoch has seen, under their names in TensorBoard."""
@@ -72,6 +73,38 @@ class Progress:
             "gradient norm": self.gradient_sum / self.seen,
             "photos per second": self.seen / self.seconds,
         }
+
+    def describe_epoch(self, train: dict[str, float], val: dict[str, float], photos: int, num_epochs: int) -> str:
+        """Return a line on the epoch that has just ended.
+
+        Args:
+            train: its `train_metrics`.
+            val: loss and accuracy of the validation photos; nan without any.
+            photos: in an epoch.
+            num_epochs: that the training is to have.
+        """
+        parts = [f"Epoch {self.epochs:{len(str(num_epochs))}}/{num_epochs}"]
+        for name, form in (("loss", ".3f"), ("accuracy", ".0%")):
+            validation = "" if math.isnan(val[name]) else f" (validation {val[name]:{form}})"
+            parts.append(f"{name} {train[name]:{form}}{validation}")
+        parts.append(f"{train['photos per second']:.1f} photos/s")
+        if self.epochs < num_epochs:
+            left = (num_epochs - self.epochs) * photos / train["photos per second"]
+            parts.append(f"{format_duration(left)} left")
+        if self.history and self.lowest_epoch == self.epochs:
+            parts.append("best so far")
+        return "   ".join(parts)
+
+    def describe_best(self) -> str:
+        """Return in words which epoch is the best, and why."""
+        if not self.history:
+            return f"Epoch {self.best_epoch} is kept, the last."
+        if self.best_epoch == self.lowest_epoch:
+            return f"Epoch {self.best_epoch} is kept: it has the lowest validation loss."
+        return (
+            f"Epoch {self.best_epoch} is kept. Its validation loss cannot be told from the lowest, of epoch "
+            f"{self.lowest_epoch}, and the network has learned longer."
+        )
 
     def end_epoch(self, logits: Tensor, labels: Tensor, temperature: float = 1.0) -> bool:
         """End the current epoch, and return whether it is the best so far.
@@ -112,3 +145,11 @@ class Progress:
             confidence = (logits / temperature).softmax(dim=1).amax(dim=1)
             self.unsure_below = unsure_threshold(confidence, correct)
         return is_best
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in words, rounded: "31 hours", "25 minutes", "40 seconds"."""
+    for unit, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 1.75 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} seconds"

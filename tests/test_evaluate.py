@@ -14,12 +14,13 @@ import torch
 from conftest import ROOT, add_photo, assert_fails, make_dataset, run_script, train
 from PIL import Image
 
-from coin_classifier_custom import BEST, load_networks
+from coin_classifier_custom import BEST
 from coinkit import report
 from coinkit.cli import UserError
 from coinkit.comparison import Comparison, estimate_difference
 from coinkit.dataset import find_split
 from coinkit.files import atomic_folder, exclusive_lock
+from coinkit.inference import load_networks
 from coinkit.metrics import METRICS, Predictions
 from coinkit.report import FILES, Evaluation, check_report, coins_to_check, describe_coins
 from coinkit.summary import describe_training, summarise_in_words

@@ -1,3 +1,4 @@
+import math
 import os
 import re
 import shutil
@@ -14,9 +15,10 @@ from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, parse_experimen
 from torch.nn import functional as F
 
 from coinkit.augment import augment, relight_faces
-from coinkit.training_progress import Progress
+from coinkit.training_progress import Progress, format_duration
 
 BEST, LAST = "coin_classifier_custom_best.pth", "coin_classifier_custom_last.pth"
+PREVIOUS = "coin_classifier_custom_last.previous.pth"
 
 
 def load(folder, name=LAST):
@@ -81,6 +83,29 @@ def test_the_best_epoch_is_the_latest_that_validation_cannot_tell_from_the_lowes
     assert Progress("runs").end_epoch(torch.empty(0, 2), torch.empty(0, dtype=torch.long))  # no validation photos
 
 
+def test_an_epoch_is_told_in_a_line_and_the_best_one_in_words():
+    progress, labels = Progress("runs", seen=100, seconds=25), torch.arange(16) % 2
+    assert progress.seconds_left(photos=1000, num_epochs=20) == 4975
+    train = {"loss": 0.5, "accuracy": 0.75, "photos per second": 4.0}
+    for right, is_best in ((14, True), (13, False)):
+        said = torch.where(torch.arange(16) < right, labels, 1 - labels)
+        progress.end_epoch(2.0 * F.one_hot(said, 2), labels)
+        line = progress.describe_epoch(train, {"loss": 0.6, "accuracy": 0.7}, photos=1200, num_epochs=20)
+        assert line.endswith("   best so far") == is_best
+    assert "Epoch  2/20   loss 0.500 (validation 0.600)   accuracy 75% (validation 70%)   4.0 photos/s" in line
+    assert line.endswith("   90 minutes left")
+    assert progress.describe_best().startswith("Epoch 2 is kept. Its validation loss cannot be told from the lowest, ")
+    without = {"loss": math.nan, "accuracy": math.nan}
+    assert "validation" not in Progress("runs", epochs=20).describe_epoch(train, without, photos=1440, num_epochs=20)
+    durations = [format_duration(seconds) for seconds in (40, 120, 5400, 31 * 3600)]
+    assert durations == ["40 seconds", "2 minutes", "90 minutes", "31 hours"]
+
+
+def test_the_time_of_a_long_training_is_told_once(dataset, tmp_path):
+    result = train_with(tmp_path, "coin.TIMED_SECONDS = 1e-9", "--num-epochs", 2)
+    assert (result.stdout + result.stderr).count("This will take about ") == 1, result.stderr
+
+
 def test_half_of_the_training_photos_lose_their_colour():
     photos = torch.zeros(200, 3, 8, 16, dtype=torch.uint8)
     photos[:, 0] = 200
@@ -125,7 +150,7 @@ def test_the_checkpoint_holds_how_the_training_went_and_which_photos_it_had(trai
 def test_a_run_is_resumed_with_its_own_options_not_those_of_a_preset(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "copy")
     result = run_script("coin_classifier_custom.py", "--resume", "--preset", "demo", cwd=tmp_path / "copy")
-    assert "This run has finished its 30 epochs" in result.stdout, result.stderr
+    assert "This run has trained 30 epochs already" in result.stdout, result.stderr
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path):
@@ -165,7 +190,7 @@ def test_a_finished_run_can_be_given_more_epochs(dataset, tmp_path):
     (run,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"coin_custom_\d{8}-\d{6}-\d{6}-two words", run.name)
     result = run_script("coin_classifier_custom.py", "--resume", cwd=tmp_path)
-    assert "has finished its 2 epochs" in result.stdout and "Epoch" not in result.stdout
+    assert "has trained 2 epochs already" in result.stdout and "Epoch 3" not in result.stdout
 
 
 def test_accumulated_batches_make_the_same_step_as_large_ones(tmp_path):
@@ -429,6 +454,36 @@ def test_a_run_that_was_stopped_while_validating_goes_on_with_that(dataset, tmp_
     result = train(tmp_path, "--num-epochs", 2, "--resume")
     assert result.returncode == 0, result.stderr
     assert [epoch for epoch, _ in curves(tmp_path)["val", "loss"]] == [1, 2]
+
+
+STOPPED_LATER = """
+validate = coin.Trainer.validate
+def stopped(self):
+    if self.progress.epochs:
+        self.ask_to_stop()
+    return validate(self)
+coin.Trainer.validate = stopped
+"""
+
+
+def test_a_run_whose_resume_was_forgotten_can_be_brought_back(dataset, tmp_path):
+    result = train_with(tmp_path, STOPPED_LATER, "--num-epochs", 3)
+    assert result.returncode == 130, result.stderr
+    assert "The best epoch so far, 1, can already predict: python predict.py photo.jpg" in result.stdout
+    result = train(tmp_path, "--num-epochs", 1, "--lr", 0.003)
+    assert "The run before this one has done 1 of its 3 epochs. To go on with it instead, stop this one, and add " in (
+        result.stdout
+    )
+    assert f"--resume {PREVIOUS}" in result.stdout
+
+    result = train(tmp_path, "--resume", PREVIOUS, "--num-epochs", 1)  # goes on, but has nothing to do
+    assert result.returncode == 0 and "has trained 1 epochs already" in result.stdout, result.stderr
+    names = (LAST, BEST, PREVIOUS, "coin_classifier_custom_best.previous.pth")
+    assert [load(tmp_path, name)["config"]["learning_rate"] for name in names] == [0.005, 0.005, 0.003, 0.003]
+    assert load(tmp_path)["progress"]["seen"] == 24
+
+    assert_fails(train(tmp_path, "--resume", BEST), "--resume takes", LAST, PREVIOUS)
+    assert_fails(train(tmp_path, "--resume", tmp_path / LAST, "--output", "b"), "leave out --output")
 
 
 NO_MEMORY_BEYOND = """

@@ -1,0 +1,35 @@
+"""After training: test the best epoch, say how good it is, and write the report."""
+
+from pathlib import Path
+
+import torch
+
+from coinkit.dataset import Split
+from coinkit.inference import load_networks
+from coinkit.metrics import describe_calibration, summarise
+from coinkit.report import evaluate, write_report
+from coinkit.summary import summarise_in_words
+from coinkit.training_progress import Progress
+
+
+def report_training(
+    best: Path, test: Split, data: Path, progress: Progress, num_epochs: int, device: torch.device, folder: Path
+) -> None:
+    """Print how good the best epoch is on the test photos, and write a report.
+
+    Args:
+        best: its checkpoint.
+        test: the photos.
+        data: their folder.
+        progress: of the training.
+        num_epochs: that the training was to have.
+        device: to grade on.
+        folder: of the report.
+    """
+    (network,), classes = load_networks([best], device)
+    evaluation = evaluate([network], classes, test, device)
+    print(f"\nTest, with the best weights (epoch {progress.best_epoch}): {summarise(evaluation.predictions)}")
+    print(describe_calibration(evaluation.predictions, network.temperature, fitted=bool(progress.history)))
+    words = summarise_in_words(evaluation, progress.history, num_epochs)
+    write_report(evaluation, network.model, device, words, {"checkpoint": str(best), "data": str(data)}, folder)
+    print("", *words, "", f"The report is in {folder / 'index.html'}.", sep="\n")
