@@ -33,6 +33,7 @@ from coinkit import checkpoints, distributed, optim
 from coinkit.augment import augment
 from coinkit.backbones import BACKBONES, Backbone, architecture_options, make_model
 from coinkit.calibration import estimate_temperature
+from coinkit.classes import bands_of
 from coinkit.cli import (
     ArgumentParser,
     UserError,
@@ -451,7 +452,8 @@ class Trainer:
         val = {"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean().item()}  # nan without photos
         train, is_first = progress.train_metrics(), not progress.best_epoch
         estimate = estimate_temperature(self.targets.cpu(), self.train.labels, train["accuracy"])
-        is_best = progress.end_epoch(logits, labels, estimate)
+        in_band = torch.from_numpy(bands_of(self.classes)[1])
+        is_best = progress.end_epoch(logits, labels, in_band, estimate)
         log.epoch(progress.epochs, train, val if len(labels) else {}, evaluation)
         if self.finished():
             log.result(self.config, {"best accuracy": progress.best_val_acc, "lowest loss": progress.lowest_loss})
@@ -488,6 +490,7 @@ class Trainer:
             "model": self.args.model,
             "temperature": self.progress.temperature,
             "unsure_below": self.progress.unsure_below,
+            "unsure_band_below": self.progress.unsure_band_below,
             "architecture": self.architecture,
             "config": self.config,
             "progress": asdict(self.progress),

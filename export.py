@@ -43,7 +43,7 @@ MAX_PHOTOS = 200  # graded for the comparison, spread over all grades
 MAX_ONNX_BYTES = 2**31  # an ONNX file is a Protocol Buffers message, which cannot be larger
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # those of requirements-export.txt
 # Of a checkpoint, with --weights-only
-SHARED_KEYS = {*NEEDED_TO_PREDICT, "format_version", "best_val_acc", "unsure_below"}
+SHARED_KEYS = {*NEEDED_TO_PREDICT, "format_version", "best_val_acc", "unsure_below", "unsure_band_below"}
 
 
 class Grader(nn.Module):

@@ -28,6 +28,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from coin_classifier_custom import BEST
+from coinkit.classes import has_bands, likeliest_band
 from coinkit.cli import ArgumentParser, UserError, home_path, printable, run
 from coinkit.dataset import normalise, to_tensor
 from coinkit.devices import find_device
@@ -55,6 +57,7 @@ class Prediction(NamedTuple):
 
     photo: Path | Faces
     top: list[tuple[str, float]]  # the likeliest grades and their probabilities, the likeliest first
+    band: tuple[str, float] | None  # the likeliest band of the scale; None if each grade is a band
     note: str  # "" if there is nothing to note
 
 
@@ -73,9 +76,10 @@ def main() -> int:
     device = find_device(args.device)
     networks, classes = load_networks(args.checkpoint, device)
     top_k = min(args.top_k, len(classes))
-    min_confidence = args.min_confidence
+    min_confidence = min_band_confidence = args.min_confidence
     if min_confidence is None:  # what validation says; of several networks, the mean
-        min_confidence = sum(network.unsure_below for network in networks) / len(networks)
+        min_confidence = mean(network.unsure_below for network in networks)
+        min_band_confidence = mean(network.unsure_band_below for network in networks)
     if args.json:
         format_prediction = format_json
     elif len(paths) == 1:
@@ -86,7 +90,7 @@ def main() -> int:
 
     unreadable = len(alone)
     coins = []  # for --html
-    with csv_table(args.csv, top_k) if args.csv else nullcontext() as table:
+    with csv_table(args.csv, top_k, classes) if args.csv else nullcontext() as table:
         graded = grade_photos(networks, paths, args.tta, device)
         for path, result in tqdm(graded, total=len(paths), unit="photo", leave=False, disable=len(paths) == 1 or None):
             if isinstance(result, PhotoError):
@@ -98,7 +102,10 @@ def main() -> int:
             if confidences[0] < min_confidence:
                 notes.append("unsure")
             top = [(classes[label], round(value, 6)) for label, value in zip(labels, confidences, strict=True)]
-            prediction = Prediction(path, top, ", ".join(notes))
+            band = likeliest_band(probabilities.numpy(), classes)
+            if band and band[1] < min_band_confidence:
+                notes.append("unsure of the band")
+            prediction = Prediction(path, top, band, ", ".join(notes))
             tqdm.write(format_prediction(prediction))
             if table:
                 table.writerow(format_row(prediction))
@@ -207,36 +214,40 @@ def format_text(prediction: Prediction) -> str:
     lines = [f"Predicted Grade: {grade}", f"Confidence: {confidence:.2%}", ""]
     lines += [f"Top {len(prediction.top)} Prediction{'s' if len(prediction.top) > 1 else ''}:"]
     lines += [f"  {grade}: {confidence:.2%}" for grade, confidence in prediction.top]
+    if prediction.band:
+        lines += ["", "Band: {}: {:.2%}".format(*prediction.band)]
     return "\n".join(lines + (["", f"Note: {prediction.note}"] if prediction.note else []))
 
 
 def format_line(prediction: Prediction, width: int, grade_width: int) -> str:
     """Return the line for one of many photos; its path and grade are padded to these widths."""
-    grade, confidence = prediction.top[0]
-    line = f"{printable(prediction.photo):{width}}  {grade:{grade_width}}  {confidence:7.2%}  {prediction.note}"
-    return line.rstrip()
+    answers = filter(None, (prediction.top[0], prediction.band))
+    answers = [f"{name:{grade_width}}  {confidence:7.2%}" for name, confidence in answers]
+    return "  ".join([f"{printable(prediction.photo):{width}}", *answers, prediction.note]).rstrip()
 
 
 def format_json(prediction: Prediction) -> str:
     """Return a line of JSON (--json)."""
     grades = [{"grade": grade, "confidence": confidence} for grade, confidence in prediction.top]
-    return json.dumps({"photo": str(prediction.photo), **grades[0], "note": prediction.note, "top": grades})
+    band = dict(zip(("band", "band_confidence"), prediction.band, strict=True)) if prediction.band else {}
+    return json.dumps({"photo": str(prediction.photo), **grades[0], **band, "note": prediction.note, "top": grades})
 
 
 def format_row(prediction: Prediction) -> list:
     """Return a row for `csv_table` (--csv)."""
     best, *others = prediction.top
-    return [prediction.photo, *best, prediction.note, *chain(*others)]
+    return [prediction.photo, *best, prediction.note, *chain(*others), *(prediction.band or ())]
 
 
 @contextmanager
-def csv_table(path: Path, top_k: int) -> Iterator[Any]:
+def csv_table(path: Path, top_k: int, classes: list[str]) -> Iterator[Any]:
     """Yield a CSV writer for rows of `format_row`; the file is there only when all rows are."""
     # utf-8-sig: Excel needs the mark. surrogateescape: file names that are not valid Unicode are written as they are.
     with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         table = csv.writer(file)
         others = [f"{column}_{rank}" for rank in range(2, top_k + 1) for column in ("grade", "confidence")]
-        table.writerow(["photo", "grade", "confidence", "note", *others])
+        band = ["band", "band_confidence"] if has_bands(classes) else []
+        table.writerow(["photo", "grade", "confidence", "note", *others, *band])
         yield table
 
 

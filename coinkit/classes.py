@@ -5,6 +5,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
+
 from coinkit.cli import UserError, home_path
 from coinkit.grades import BANDS, class_name, is_proof, scale_order, sheldon_number
 from coinkit.manifest import table_reader
@@ -56,6 +58,34 @@ def join_grade(grade: str, lowest: dict[str, int]) -> str:
     if is_proof(grade) and "pr" in lowest:
         return "pr"
     return max((name for name in lowest if name != "pr" and lowest[name] <= number), key=lowest.get)
+
+
+def bands_of(classes: list[str]) -> tuple[list[str], np.ndarray]:
+    """Return the bands of the scale that classes are in, and which class is in which: (classes, bands), 1.0 or 0.0.
+
+    Probabilities of the classes, (N, classes), times this matrix are those of the bands. A class that is not on the
+    scale is a band of its own.
+    """
+    band_of = [join_grade(name, JOINED["bands"]) for name in classes]
+    bands = list(dict.fromkeys(band_of))
+    return bands, np.array([[name == band for band in bands] for name in band_of], dtype=np.float32)
+
+
+def has_bands(classes: list[str]) -> bool:
+    """Tell whether several of these classes are in one band."""
+    return len(bands_of(classes)[0]) < len(classes)
+
+
+def likeliest_band(probabilities: np.ndarray, classes: list[str]) -> tuple[str, float] | None:
+    """Return the likeliest band of a coin and its probability, from those of its classes, (classes,).
+
+    None if each class is a band of its own.
+    """
+    if not has_bands(classes):
+        return None
+    bands, in_band = bands_of(classes)
+    shares = probabilities @ in_band
+    return bands[shares.argmax()], round(float(shares.max()), 6)
 
 
 def read_classes(path: Path, keep_variants: bool) -> dict[str, str]:

@@ -33,6 +33,7 @@ class Network(NamedTuple):
     model: nn.Module
     temperature: float
     unsure_below: float = 0.0  # the confidence below which its grades are mostly wrong; 0 if that is not known
+    unsure_band_below: float = 0.0  # the same for the bands that the grades are in
 
     @property
     def size(self) -> tuple[int, int]:
@@ -62,7 +63,8 @@ def build_model(checkpoint: dict, path: Path) -> nn.Module:
             raise ValueError(f"photos of {width}x{height} pixels")
         if not all(isinstance(name, str) for name in classes) or not checkpoint["temperature"] > 0:
             raise ValueError("wrong grades or temperature")
-        checkpoint["unsure_below"] = float(checkpoint.get("unsure_below", 0.0))  # older checkpoints lack it
+        for name in ("unsure_below", "unsure_band_below"):  # older checkpoints lack them
+            checkpoint[name] = float(checkpoint.get(name, 0.0))
         assign_weights(checkpoint["model_state_dict"], model, path.stat().st_size)
     return model.float()  # export.py can write weights in fp16
 
@@ -80,7 +82,8 @@ def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network
         if checkpoint["classes"] != classes:
             raise UserError(f"{path} has other grades than {paths[0]}: average checkpoints of the same grades.")
         model = build_model(checkpoint, path).to(device, memory_format=choose_memory_format(dtype))
-        networks.append(Network(model, checkpoint["temperature"], checkpoint["unsure_below"]))
+        values = (checkpoint[name] for name in ("temperature", "unsure_below", "unsure_band_below"))
+        networks.append(Network(model, *values))
     return networks, classes
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from coinkit.classes import bands_of
 from coinkit.grades import sheldon_number
 
 CONFIDENCE_LEVEL = 0.95  # of intervals
@@ -27,6 +28,7 @@ class Predictions(NamedTuple):
     confidence: np.ndarray  # (N,), the probabilities of these
     error: np.ndarray  # (N,), grades between the true and the predicted one: places in the list of classes
     sheldon_error: np.ndarray  # (N,), points of the Sheldon scale between the two; nan if one is not on the scale
+    right_band: np.ndarray  # (N,), whether the likeliest band of the scale is that of the true grade
 
     @classmethod
     def from_probabilities(cls, probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> "Predictions":
@@ -40,7 +42,9 @@ class Predictions(NamedTuple):
         predicted = probabilities.argmax(axis=1)
         points = np.array([number if (number := sheldon_number(name)) else math.nan for name in classes])
         error, sheldon_error = np.abs(predicted - labels), np.abs(points[predicted] - points[labels])
-        return cls(probabilities, labels, predicted, probabilities.max(axis=1), error, sheldon_error)
+        in_band = bands_of(classes)[1]
+        right_band = (probabilities @ in_band).argmax(axis=1) == in_band.argmax(axis=1)[labels]
+        return cls(probabilities, labels, predicted, probabilities.max(axis=1), error, sheldon_error, right_band)
 
     @property
     def correct(self) -> np.ndarray:
@@ -146,6 +150,13 @@ METRICS = {  # by their keys in metrics.json
         ".1%",
         "share of the photos at most three grades off",
         lambda p: np.mean(p.error <= 3),
+        is_share=True,
+    ),
+    "band_accuracy": Metric(
+        "accuracy of the band",
+        ".1%",
+        "share of the photos given their band of the scale, such as vf for vf20 and vf30",
+        lambda p: np.mean(p.right_band),
         is_share=True,
     ),
     "mae": Metric(

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
+from coinkit.classes import likeliest_band
 from coinkit.cli import printable, usable_cores
 from coinkit.dataset import normalise, to_tensor
 from coinkit.faces import Faces, first_file, open_coin
@@ -68,6 +69,7 @@ def draw_coins(
         for number, (coin, picture, heatmap) in enumerate(bar, start=1):
             likeliest = coin.probabilities.argsort()[::-1][:TOP_K]
             top = [(classes[label], float(coin.probabilities[label])) for label in likeliest]
+            band = likeliest_band(coin.probabilities, classes)
             full = coin.source or coin.path
             yield {
                 "picture": store(picture, number),
@@ -77,6 +79,7 @@ def draw_coins(
                 "true": coin.true,
                 "title": describe(coin.true, *top[0]),
                 "top": top,
+                "band": "Band {}: {:.0%}".format(*band) if band else "",
                 "kinds": coin.kinds,
                 "notes": coin.notes,
             }

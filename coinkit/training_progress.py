@@ -27,6 +27,7 @@ class Progress:
     best_val_acc: float = 0.0  # validation accuracy of the best epoch
     temperature: float = 1.0  # of the best epoch
     unsure_below: float = 0.0  # `unsure_threshold` of the best epoch
+    unsure_band_below: float = 0.0  # the same for the bands that the grades are in
     learning_rate: float = 0.0  # of the last step, in layers with few inputs
     # Of each epoch: training accuracy, validation accuracy, and validation loss after calibration
     history: list = field(default_factory=list)
@@ -106,7 +107,7 @@ class Progress:
             f"{self.lowest_epoch}, and the network has learned longer."
         )
 
-    def end_epoch(self, logits: Tensor, labels: Tensor, temperature: float = 1.0) -> bool:
+    def end_epoch(self, logits: Tensor, labels: Tensor, in_band: Tensor, temperature: float = 1.0) -> bool:
         """End the current epoch, and return whether it is the best so far.
 
         The best epoch is the latest whose validation loss is within two standard errors of the lowest one (Breiman et
@@ -120,6 +121,7 @@ class Progress:
         Args:
             logits: (N, classes), of the validation photos.
             labels: (N,), the indices of their classes.
+            in_band: (classes, bands), as `coinkit.classes.bands_of` returns it.
             temperature: of an epoch without validation photos.
         """
         self.epochs += 1
@@ -142,8 +144,10 @@ class Progress:
         if is_best:
             self.best_epoch, self.temperature = self.epochs, temperature
             self.best_val_acc = val_accuracy
-            confidence = (logits / temperature).softmax(dim=1).amax(dim=1)
-            self.unsure_below = unsure_threshold(confidence, correct)
+            probabilities = (logits / temperature).softmax(dim=1)
+            self.unsure_below = unsure_threshold(probabilities.amax(dim=1), correct)
+            confidence, band = (probabilities @ in_band).max(dim=1)
+            self.unsure_band_below = unsure_threshold(confidence, band == in_band.argmax(dim=1)[labels])
         return is_best
 
 

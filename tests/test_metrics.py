@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from coinkit.calibration import unsure_threshold
+from coinkit.classes import bands_of
 from coinkit.metrics import (
     METRICS,
     Metric,
@@ -18,6 +19,7 @@ from coinkit.metrics import (
     summarise,
     uncalibrated,
 )
+from coinkit.training_progress import Progress
 
 GRADES = ["g04", "vf20", "au50", "ms65"]
 
@@ -34,6 +36,21 @@ def test_a_score_counts_errors_along_the_scale():
     assert (result["mae"], result["mae_sheldon"]) == (1.0, (30 + 61) / 4)
     assert result["balanced_accuracy"] == pytest.approx((0.5 + 0 + 1) / 3)  # no photo of vf20
     assert summarise(predictions) == "accuracy 50.0% (2 of 4 photos), within 1 grade 75.0%, MAE 1.00 grades"
+
+
+def test_the_band_is_that_with_the_largest_sum():
+    shares = np.array([[0.4, 0.3, 0.3], [0.6, 0.2, 0.2], [0.1, 0.6, 0.3]])
+    predictions = Predictions.from_probabilities(shares, np.array([2, 2, 2]), ["g04", "vf20", "vf30"])
+    assert predictions.right_band.tolist() == [True, False, True]
+    assert score(predictions)["band_accuracy"] == pytest.approx(2 / 3) and score(predictions)["accuracy"] == 0
+
+
+def test_the_unsure_threshold_of_bands_is_that_of_their_sums():
+    # Each photo's two likeliest grades are in the right band, so that the band is sure where the grade is not.
+    logits = torch.tensor([[2.0, 2.1, -2.0]] * 20)
+    progress, in_band = Progress("runs"), torch.from_numpy(bands_of(["vf20", "vf30", "ms65"])[1])
+    progress.end_epoch(logits, torch.zeros(20, dtype=torch.long), in_band)
+    assert progress.unsure_below > 0.5 and progress.unsure_band_below == 0
 
 
 def test_a_metric_is_added_by_an_entry(monkeypatch):

@@ -232,6 +232,35 @@ def test_unsure_is_said_where_validation_says_so(trained, tmp_path):
     assert_fails(predict(trained, photo, "--checkpoint", tmp_path / "wrong.pth"), "wrong.pth")
 
 
+def test_grades_are_summed_to_bands(trained, tmp_path):
+    classes = ["g04", "g06", "vf20", "vf30", "ms65"]
+    checkpoint = save_network(tmp_path / "model.pth", classes)
+    photos = [trained / "coin_dataset/test/g06" / name for name in ("0.jpg", "1.jpg")]
+    probabilities = grade([checkpoint], photos)
+    sums = torch.stack([probabilities[:, :2].sum(1), probabilities[:, 2:4].sum(1), probabilities[:, 4]], dim=1)
+    expected = [
+        (("g", "vf", "ms")[band], share) for share, band in zip(*map(torch.Tensor.tolist, sums.max(1)), strict=True)
+    ]
+
+    options = ["--checkpoint", checkpoint, "--csv", tmp_path / "grades.csv", "--html", tmp_path / "grades.html"]
+    result = predict(trained, *photos, "--json", *options)
+    for line, (band, share) in zip(parse_json(result), expected, strict=True):
+        assert (line["band"], line["band_confidence"]) == (band, pytest.approx(share, abs=1e-5))
+    with (tmp_path / "grades.csv").open(encoding="utf-8-sig", newline="") as file:
+        assert [row["band"] for row in csv.DictReader(file)] == [band for band, _ in expected]
+    assert re.findall(r"<p>Band (\w+): ", (tmp_path / "grades.html").read_text("utf-8"))
+    band, share = expected[0]
+    assert f"Band: {band}: {share:.2%}" in predict(trained, photos[0], "--checkpoint", checkpoint).stdout
+    assert re.search(
+        rf"%  {band} +{share:.2%}$", predict(trained, *photos, "--checkpoint", checkpoint).stdout, re.MULTILINE
+    )
+
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(content | {"unsure_band_below": share + 0.01}, checkpoint)
+    assert "Note: unsure of the band" in predict(trained, photos[0], "--checkpoint", checkpoint).stdout
+    assert "Band" not in predict(trained, photos[0]).stdout, "each of its grades is a band"
+
+
 def test_a_terminal_shows_a_bar_that_the_output_is_free_of(trained):
     termios = pytest.importorskip("termios", reason="there are no pseudo-terminals here")
     ours, theirs = os.openpty()

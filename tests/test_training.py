@@ -71,7 +71,7 @@ def test_the_best_epoch_is_the_latest_that_validation_cannot_tell_from_the_lowes
     def end_epoch(progress, photos, right, sureness=2.0):
         labels = torch.arange(photos) % 2
         said = torch.where(torch.arange(photos) < right * photos, labels, 1 - labels)
-        return progress.end_epoch(sureness * F.one_hot(said, 2), labels)
+        return progress.end_epoch(sureness * F.one_hot(said, 2), labels, torch.eye(2))
 
     for photos, expected in ((16, [True, True, True, False, True]), (1600, [True, True, False, False, False])):
         progress = Progress("runs")
@@ -80,7 +80,8 @@ def test_the_best_epoch_is_the_latest_that_validation_cannot_tell_from_the_lowes
         assert progress.lowest_epoch == 2
         assert end_epoch(progress, photos, 0.875, sureness=6.0), "calibration takes out how sure it is"
         assert progress.temperature == pytest.approx(3, rel=0.3)
-    assert Progress("runs").end_epoch(torch.empty(0, 2), torch.empty(0, dtype=torch.long))  # no validation photos
+    no_photos = torch.empty(0, 2), torch.empty(0, dtype=torch.long)
+    assert Progress("runs").end_epoch(*no_photos, torch.eye(2))
 
 
 def test_an_epoch_is_told_in_a_line_and_the_best_one_in_words():
@@ -89,7 +90,7 @@ def test_an_epoch_is_told_in_a_line_and_the_best_one_in_words():
     train = {"loss": 0.5, "accuracy": 0.75, "photos per second": 4.0}
     for right, is_best in ((14, True), (13, False)):
         said = torch.where(torch.arange(16) < right, labels, 1 - labels)
-        progress.end_epoch(2.0 * F.one_hot(said, 2), labels)
+        progress.end_epoch(2.0 * F.one_hot(said, 2), labels, torch.eye(2))
         line = progress.describe_epoch(train, {"loss": 0.6, "accuracy": 0.7}, photos=1200, num_epochs=20)
         assert line.endswith("   best so far") == is_best
     assert "Epoch  2/20   loss 0.500 (validation 0.600)   accuracy 75% (validation 70%)   4.0 photos/s" in line
