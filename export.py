@@ -42,6 +42,7 @@ MAX_DIFFERENCE = 1e-4  # of a probability, between the checkpoint and a model ex
 MAX_PHOTOS = 200  # graded for the comparison, spread over all grades
 MAX_ONNX_BYTES = 2**31  # an ONNX file is a Protocol Buffers message, which cannot be larger
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # those of requirements-export.txt
+INSTALL = "pip install numpy onnxruntime pillow pillow-heif"  # what the program in docs/onnx.md needs
 # Of a checkpoint, with --weights-only
 SHARED_KEYS = {*NEEDED_TO_PREDICT, "format_version", "best_val_acc", "unsure_below", "unsure_band_below"}
 
@@ -95,8 +96,11 @@ def main() -> None:
             smaller = grade_all(open_grader(partial, args.weights_only), photos)
             if np.isnan(print_result(args.precision, partial, smaller, check)):
                 raise UserError(f"some numbers are too large for {args.precision}, so the model was not written.")
-    print(f"\nThe model is in {args.output}.", end="")
-    print(f" Next: python predict.py --checkpoint {quoted(args.output)} photo.jpg" if args.weights_only else "")
+    print(f"\nThe model is in {args.output}.", end=" ")
+    if args.weights_only:
+        print(f"Next: python predict.py --checkpoint {quoted(args.output)} photo.jpg")
+    else:
+        print(f"Next, on the computer that is to run it: {INSTALL}, and then the program in docs/onnx.md.")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """Checkpoint files: written completely or not at all, and safe to load even if they come from a stranger."""
 
 import argparse
+import glob
 import os
 import pickletools
 import zipfile
@@ -46,9 +47,12 @@ def load_checkpoint(path: Path, needed: dict[str, type] = NEEDED_TO_PREDICT, mma
     if path.is_dir():
         raise UserError(f"{path} is a folder: name the checkpoint in it, such as {path / '*_best.pth'}.")
     if not path.is_file():
-        raise UserError(
-            f"no checkpoint {path}: run python coin_classifier_custom.py first, or name another folder or file."
-        )
+        others = ("*_best.pth", "*.pth") if needed == NEEDED_TO_PREDICT else ()  # --resume needs the latest state
+        nearby = find_nearby(path, glob.escape(path.name), *others)
+        advice = f"did you mean {nearby}?" if nearby else "run python coin_classifier_custom.py first, or name another."
+        raise UserError(f"no checkpoint {path.resolve()}: {advice}")
+    if path.suffix.lower() == ".onnx":
+        raise UserError(f"{path} is for ONNX Runtime (docs/onnx.md): name the .pth file that it was exported from.")
     with damage_as_user_error(path):
         checkpoint = load_tensors(path, mmap)
     version = checkpoint.get("format_version") if isinstance(checkpoint, dict) else None
@@ -63,6 +67,18 @@ def load_checkpoint(path: Path, needed: dict[str, type] = NEEDED_TO_PREDICT, mma
         if not isinstance(checkpoint.get(name), kind):
             raise UserError(f"{path} has no {name} of the right kind: use another checkpoint, or train again.")
     return checkpoint
+
+
+def find_nearby(path: Path, *names: str) -> Path | None:
+    """Return a file that may be meant instead of one that is not there, or None if there is none nearby.
+
+    Args:
+        path: what is not there. Its folder, the current one, and the folders in these are searched.
+        names: patterns; the first that matches decides.
+    """
+    folders = (path.parent, Path())
+    matches = (sorted(folder.glob(f"{below}{name}")) for name in names for folder in folders for below in ("", "*/"))
+    return next((found[0] for found in matches if found), None)
 
 
 def describe_other_network(checkpoint: dict, args: argparse.Namespace) -> str:

@@ -34,6 +34,7 @@ def folder(trained, tmp_path_factory):
     assert result.returncode == 0, result.stderr
     size, difference = result_of("fp32", result.stdout)
     assert size == pytest.approx(size_of(folder, "coin_classifier.onnx"), abs=0.06) and difference <= 1e-4
+    assert result.stdout.endswith(f"{export.INSTALL}, and then the program in docs/onnx.md.\n")
     return folder
 
 
@@ -70,9 +71,11 @@ def snippet():
 
 def test_the_page_on_onnx_grades_a_photo_with_onnx_runtime_word_for_word(folder, predicted, snippet):
     assert len(snippet.strip().splitlines()) <= 12 and "torch" not in snippet
+    assert export.INSTALL in (ROOT / "docs/onnx.md").read_text("utf-8")
     shutil.copy(folder / PHOTO, folder / "photo.jpg")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", f"{snippet}\nimport sys\nassert 'torch' not in sys.modules"]
+    others = {"torch", "tqdm", "cv2", "scipy", "filelock", "imagehash"}  # which the page does not ask to install
+    command = [sys.executable, "-c", f"{snippet}\nimport sys\nassert not {others} & {{*sys.modules}}"]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     name, confidence = re.fullmatch(r"(\w+): ([\d.]+)%\n", result.stdout).groups()

@@ -154,6 +154,27 @@ def test_a_bad_checkpoint_is_an_error_and_nothing_in_it_is_executed(trained, tmp
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_checkpoint_that_is_not_there_is_looked_for_nearby(trained, tmp_path):
+    draw_photo(1).save(tmp_path / "photo.jpg")
+    full = tmp_path.resolve() / BEST
+    assert_fails(predict(tmp_path, "photo.jpg"), f"no checkpoint {full}: run python coin_classifier_custom.py first")
+    for name in ("a/other.pth", "b/x_best.pth", f"c/{BEST}"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(trained / BEST, tmp_path / name)
+        result = predict(tmp_path, "photo.jpg")
+        assert_fails(result, f"no checkpoint {full}: did you mean {Path(name)}?")
+    assert_fails(predict(tmp_path, "photo.jpg", "--checkpoint", "b/best.pth"), f"did you mean {Path('b/x_best.pth')}?")
+    result = run_script("coin_classifier_custom.py", "--resume", "--output", "c", cwd=tmp_path)
+    assert_fails(result, "coin_classifier_custom_last.pth: run")  # nothing else can be resumed
+
+
+def test_a_model_for_onnx_runtime_is_not_taken_for_a_checkpoint(tmp_path):
+    for name in ("photo.jpg", "model.onnx"):
+        draw_photo(1).save(tmp_path / name, "JPEG")
+    result = predict(tmp_path, "photo.jpg", "--checkpoint", "model.onnx")
+    assert_fails(result, "model.onnx is for ONNX Runtime (docs/onnx.md): name the .pth file")
+
+
 def test_many_photos_get_a_line_and_a_row_each_with_what_is_odd_about_them(trained, tmp_path):
     folder = tmp_path / "photos"
     shutil.copytree(trained / "coin_dataset/test/ms65", folder / "good")
