@@ -18,7 +18,6 @@ if __name__ == "__main__":
     import coinkit.quiet_interrupt  # noqa: F401
 
 import argparse
-import csv
 import glob
 import json
 import os
@@ -47,6 +46,7 @@ from coinkit.faces import Faces, find_coins, first_file, open_coin, read_circles
 from coinkit.files import atomic_write, is_system_file, short_name
 from coinkit.inference import TTA_VIEWS, grade_photos, load_networks
 from coinkit.photos import SUFFIXES, PhotoError, find_photos
+from coinkit.tables import table_writer
 
 TOP_K = 3
 HEATMAP_WIDTH = 1024  # pixels
@@ -242,9 +242,7 @@ def format_row(prediction: Prediction) -> list:
 @contextmanager
 def csv_table(path: Path, top_k: int, classes: list[str]) -> Iterator[Any]:
     """Yield a CSV writer for rows of `format_row`; the file is there only when all rows are."""
-    # utf-8-sig: Excel needs the mark. surrogateescape: file names that are not valid Unicode are written as they are.
-    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        table = csv.writer(file)
+    with atomic_write(path) as part, table_writer(part) as table:
         others = [f"{column}_{rank}" for rank in range(2, top_k + 1) for column in ("grade", "confidence")]
         band = ["band", "band_confidence"] if has_bands(classes) else []
         table.writerow(["photo", "grade", "confidence", "note", *others, *band])

@@ -9,7 +9,7 @@ import numpy as np
 
 from coinkit.cli import UserError, home_path
 from coinkit.grades import BANDS, class_name, is_proof, scale_order, sheldon_number
-from coinkit.manifest import table_reader
+from coinkit.tables import table_reader
 
 # Each class with the lowest number that belongs to it. Proofs have the numbers of mint state.
 JOINED = {

@@ -18,7 +18,7 @@ from PIL import Image
 
 from coinkit.cli import UserError
 from coinkit.coin_finder import MARGIN, SURE, Coin, CoinNotFound, cut_out, find_coin, join_faces
-from coinkit.manifest import Photo, table_reader
+from coinkit.manifest import Photo
 from coinkit.photos import (
     FACE_FOLDERS,
     PhotoError,
@@ -29,6 +29,7 @@ from coinkit.photos import (
     open_whole,
     photo_notes,
 )
+from coinkit.tables import table_reader
 
 CIRCLES = "circles.csv"  # in the folder of the photos: circles that count instead of those that are found
 

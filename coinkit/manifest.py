@@ -2,9 +2,7 @@
 
 import csv
 import re
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import IO
 
 from coinkit.cli import UserError
 from coinkit.photos import SPLITS
+from coinkit.tables import OPEN_OPTIONS, table_reader
 
 # Reasons to leave out a photo that may be used again, with the split that it had.
 MISSING = "no longer there"  # it was in the dataset, and its file is gone
@@ -90,19 +89,6 @@ def read_manifest(folder: Path) -> list[Photo]:
             ) from None
 
 
-@contextmanager
-def table_reader(path: Path) -> Iterator[csv.DictReader]:
-    """Yield a reader of the rows of a CSV file, in whatever way a spreadsheet has saved it."""
-    with path.open("rb") as file:
-        utf_16 = file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)
-    with path.open(newline="", encoding="utf-16" if utf_16 else "utf-8-sig", errors="surrogateescape") as file:
-        header = file.readline()
-        if header.startswith("sep="):  # Excel's own line
-            header = file.readline()
-        separator = max(",;\t", key=header.count)
-        yield csv.DictReader(file, next(csv.reader([header], delimiter=separator), []), delimiter=separator)
-
-
 def _parse_row(row: dict[str, str]) -> Photo:
     """Return a row of the manifest, from text."""
     known = {name: row[name] for name in COLUMNS if row.get(name) is not None}
@@ -146,5 +132,4 @@ def append_to_manifest(folder: Path, photo: Photo) -> None:
 
 
 def _open_manifest(folder: Path, mode: str) -> IO[str]:
-    """Open manifest.csv so that file names that are not valid Unicode can be written and read back."""
-    return (folder / "manifest.csv").open(mode, newline="", encoding="utf-8", errors="surrogateescape")
+    return (folder / "manifest.csv").open(mode, encoding="utf-8", **OPEN_OPTIONS)

@@ -10,7 +10,6 @@ metrics.json       the metrics with their 95 % intervals
 differences.csv    what another model graded otherwise, if there was one to compare with
 """
 
-import csv
 import io
 import json
 import math
@@ -46,6 +45,7 @@ from coinkit.metrics import (
 from coinkit.pages import data_uri
 from coinkit.photos import PhotoError
 from coinkit.review import MAX_COINS, ShownCoin, describe, draw_coins, write_coins_page
+from coinkit.tables import table_writer
 from coinkit.training_photos import find_sources
 
 FILES = {"index.html", "confusion.png", "reliability.png", "mistakes.png", "predictions.csv", "metrics.json"}
@@ -283,15 +283,14 @@ def format_estimate(estimate: Estimate, format: str) -> tuple[str, str]:
 def write_predictions(evaluation: Evaluation, path: Path) -> None:
     """Write a row for each photo: its grades, the confidence, the error, and the probability of each grade."""
     classes, predictions = evaluation.classes, evaluation.predictions
-    with path.open("w", newline="", encoding="utf-8-sig", errors="surrogateescape") as file:  # Excel needs the mark
-        writer = csv.writer(file)
-        writer.writerow(["photo", "true", "predicted", "confidence", "error, grades", *classes])
+    with table_writer(path) as table:
+        table.writerow(["photo", "true", "predicted", "confidence", "error, grades", *classes])
         for index, photo in enumerate(evaluation.paths):
             true, predicted = classes[predictions.labels[index]], classes[predictions.predicted[index]]
             confidence, *shares = (
                 f"{share:.4f}" for share in (predictions.confidence[index], *predictions.probabilities[index])
             )
-            writer.writerow([photo, true, predicted, confidence, predictions.error[index], *shares])
+            table.writerow([photo, true, predicted, confidence, predictions.error[index], *shares])
 
 
 def write_metrics(evaluation: Evaluation, about: dict, path: Path) -> None:
@@ -318,14 +317,13 @@ def write_metrics(evaluation: Evaluation, about: dict, path: Path) -> None:
 def write_differences(evaluation: Evaluation, comparison: Comparison, path: Path) -> None:
     """Write a row for each photo that two models grade differently."""
     classes, first, other = evaluation.classes, comparison.first, comparison.other
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["photo", "true", "predicted", "confidence", "other predicted", "other confidence"])
+    with table_writer(path) as table:
+        table.writerow(["photo", "true", "predicted", "confidence", "other predicted", "other confidence"])
         for index in np.flatnonzero(comparison.differs):
             grades = (classes[values[index]] for values in (first.labels, first.predicted, other.predicted))
             true, predicted, other_predicted = grades
             confidence, other_confidence = (f"{model.confidence[index]:.4f}" for model in (first, other))
-            writer.writerow([evaluation.paths[index], true, predicted, confidence, other_predicted, other_confidence])
+            table.writerow([evaluation.paths[index], true, predicted, confidence, other_predicted, other_confidence])
 
 
 def picture_uri(picture: np.ndarray) -> str:

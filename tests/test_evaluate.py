@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from codecs import BOM_UTF8
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -313,7 +314,9 @@ def test_two_networks_are_compared_on_the_same_photos(trained, tmp_path):
         "different grades to 6 of 9 photos: only this model is right on 6, only the other on 0. This model is better"
     )
     assert words in result.stdout and words in (tmp_path / "report" / "index.html").read_text("utf-8")
-    rows = list(csv.DictReader((tmp_path / "report" / "differences.csv").open(encoding="utf-8", newline="")))
+    for name in ("differences.csv", "predictions.csv"):
+        assert (tmp_path / "report" / name).read_bytes().startswith(BOM_UTF8)  # or Excel shows other letters
+    rows = list(csv.DictReader((tmp_path / "report" / "differences.csv").open(encoding="utf-8-sig", newline="")))
     assert len(rows) == 6 and all({row["predicted"], row["other predicted"]} == {"g06", "vf30"} for row in rows)
     assert all(f"{row['photo']}: {row['true']}, this says" in result.stdout for row in rows)
 

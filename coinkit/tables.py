@@ -1,0 +1,31 @@
+"""CSV tables that people open in a spreadsheet: read one in whatever way it was saved, and write one."""
+
+import csv
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Of open(): file names that are not valid Unicode are written and read back as they are.
+OPEN_OPTIONS = {"newline": "", "errors": "surrogateescape"}
+
+
+@contextmanager
+def table_reader(path: Path) -> Iterator[csv.DictReader]:
+    """Yield a reader of the rows of a CSV file, in whatever way a spreadsheet has saved it."""
+    with path.open("rb") as file:
+        utf_16 = file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)
+    with path.open(encoding="utf-16" if utf_16 else "utf-8-sig", **OPEN_OPTIONS) as file:
+        header = file.readline()
+        if header.startswith("sep="):  # Excel's own line
+            header = file.readline()
+        separator = max(",;\t", key=header.count)
+        yield csv.DictReader(file, next(csv.reader([header], delimiter=separator), []), delimiter=separator)
+
+
+@contextmanager
+def table_writer(path: Path) -> Iterator[Any]:
+    """Yield a writer of rows to a CSV file, with the mark by which Excel knows that it is UTF-8."""
+    with path.open("w", encoding="utf-8-sig", **OPEN_OPTIONS) as file:
+        yield csv.writer(file)
