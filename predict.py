@@ -9,9 +9,9 @@
     python predict.py photos/ --json > grades.jsonl         a line of JSON for each photo
     python predict.py photo.jpg --checkpoint a.pth b.pth    the mean of several networks
 
-A note marks a photo that does not look like one of a coin (not 2:1, small, blank), and a grade that the network is
-unsure of. Two photos with the same name in folders obverse/ and reverse/ are one coin. A photo that cannot be read is
-named and left out, and the exit status is then 1.
+A note marks a photo that does not look like one of both faces of a coin (not twice as wide as high, small, blank), and
+a grade that the network is unsure of. Two photos with the same name in folders obverse/ and reverse/ are one coin. A
+photo that cannot be read, or has no partner, is named and left out, and the exit status is then 1.
 """
 
 if __name__ == "__main__":
@@ -45,7 +45,7 @@ from coinkit.devices import find_device
 from coinkit.faces import Faces, find_coins, first_file, open_coin, read_circles
 from coinkit.files import atomic_write, is_system_file, short_name
 from coinkit.inference import TTA_VIEWS, grade_photos, load_networks
-from coinkit.photos import SUFFIXES, PhotoError, find_photos
+from coinkit.photos import ONE_FACE, SUFFIXES, PhotoError, find_photos
 from coinkit.tables import table_writer
 
 TOP_K = 3
@@ -99,6 +99,7 @@ def main() -> int:
                 continue
             probabilities, notes = result
             confidences, labels = (values.tolist() for values in probabilities.topk(top_k))
+            notes = [f"{note}: give both with --faces" if note == ONE_FACE else note for note in notes]
             if confidences[0] < min_confidence:
                 notes.append("unsure")
             top = [(classes[label], round(value, 6)) for label, value in zip(labels, confidences, strict=True)]

@@ -7,7 +7,7 @@ from coinkit.cli import printable
 from coinkit.files import is_system_file
 from coinkit.grades import is_proof, scale_order, sheldon_number
 from coinkit.manifest import MISSING, NOT_CHOSEN, Photo, usable
-from coinkit.photos import SPLITS, is_photo_name
+from coinkit.photos import ONE_FACE, SPLITS, is_photo_name
 from coinkit.splits import COIN_IN_TWO_SPLITS
 
 PHOTO_COUNT_RATINGS = {"excellent": 100, "good": 50, "usable": 20, "too few": 0}  # photos of a grade, at least
@@ -167,6 +167,10 @@ def print_notes(photos: list[Photo]) -> None:
     """Print which photos are used but unusual."""
     if noted := [f"{photo.source}: {photo.note}" for photo in usable(photos) if photo.note]:
         print_photos("used, but unusual for an obverse and a reverse side by side:", noted)
+    if any(ONE_FACE in photo.note for photo in usable(photos)):
+        print(
+            "Two photos of a coin, one of each face, go into <grade>/obverse/ and <grade>/reverse/, with the same name."
+        )
 
 
 def print_photos(heading: str, lines: list[str]) -> None:

@@ -21,9 +21,12 @@ from coinkit.coin_finder import MARGIN, SURE, Coin, CoinNotFound, cut_out, find_
 from coinkit.manifest import Photo
 from coinkit.photos import (
     FACE_FOLDERS,
+    ONE_FACE,
+    TURNED,
     PhotoError,
     as_photo_error,
     certificate_number,
+    describe_shape,
     fit,
     open_photo,
     open_whole,
@@ -80,14 +83,15 @@ def open_coin(source: Path | Faces, width: int, height: int) -> OpenedCoin:
     """
     if isinstance(source, Path):
         return OpenedCoin(*open_photo(source, width, height))
-    faces, known = _open_faces(source), source.circles
+    faces, known, shape = _open_faces(source), source.circles, ""
     if not source.reverse:
+        shape = describe_shape(faces[1].left + faces[1].photo.width, faces[1].photo.height)
         middle = faces[1].left / faces[1].scale
         known = [next((c for c in known if c and (c.x >= middle) == is_right), None) for is_right in (False, True)]
     side = max(height, CUT_SIDE)
     cut, circles = [], []
     for name, face, circle in zip(FACE_FOLDERS, faces, known, strict=True):
-        with _named(name):
+        with _named(name, shape):
             coin = face.from_file(circle) if circle else find_coin(face.photo)
             right, bottom = face.photo.size
             if not (0 <= coin.x <= right and 0 <= coin.y <= bottom and coin.radius <= max(right, bottom)):
@@ -131,13 +135,19 @@ def _open_faces(source: Faces) -> list[_Face]:
 
 
 @contextmanager
-def _named(face: str) -> Iterator[None]:
-    """Turn whatever goes wrong with the photo of a face into a PhotoError that names the face."""
+def _named(face: str, shape: str = "") -> Iterator[None]:
+    """Turn whatever goes wrong with the photo of a face into a PhotoError that names the face.
+
+    Args:
+        face: "obverse" or "reverse".
+        shape: of the photo, as `describe_shape` returns it, if it should show both faces.
+    """
     with as_photo_error():
         try:
             yield
         except CoinNotFound as error:
-            raise PhotoError(f"{face}: {error} ({CIRCLES} can tell where the coin is)") from None
+            advice = shape if shape in (ONE_FACE, TURNED) else f"{CIRCLES} can tell where the coin is"
+            raise PhotoError(f"{face}: {error} ({advice})") from None
         except PhotoError as error:
             raise type(error)(f"{face}: {error}") from None
 

@@ -59,6 +59,8 @@ CERTIFICATE = re.compile(rf"(?<!\d)(?!{DATE})(?:\d{{7}}-\d{{3}}|\d{{7,10}})(?!\d
 # When a photo gets a note.
 ASPECT_RATIO = 2  # usual width / height
 ASPECT_RATIO_TOLERANCE = 0.1  # as a share
+MAX_ONE_FACE_RATIO = 1.5  # cameras and phones have photos from 9:16 to 3:2
+ONE_FACE, TURNED = "looks like one face", "looks turned on its side"
 BLANK_BELOW = 8  # standard deviation of each colour, 0 to 255; real coins have 20 or more
 
 # A photo of 16 bits whose brightest pixel is below this, of 255, holds 10 to 14 bits, and would be nearly black.
@@ -167,12 +169,19 @@ def fit(photo: Image.Image, width: int, height: int) -> Image.Image:
 
 def photo_notes(photo: Image.Image, original_size: tuple[int, int]) -> list[str]:
     """Return what is unusual about a photo; it can still be used. Takes what `open_photo` returns."""
-    width, height = original_size
-    tests = {
-        "not 2:1": abs(width / height / ASPECT_RATIO - 1) > ASPECT_RATIO_TOLERANCE,
-        "blank": max(ImageStat.Stat(photo).stddev) < BLANK_BELOW,
-    }
-    return [note for note, applies in tests.items() if applies]
+    notes = [describe_shape(*original_size)]
+    if max(ImageStat.Stat(photo).stddev) < BLANK_BELOW:
+        notes.append("blank")
+    return list(filter(None, notes))
+
+
+def describe_shape(width: int, height: int) -> str:
+    """Return what a photo looks like that is not twice as wide as high, as one of both faces is; "" if it is."""
+    if abs(width / height / ASPECT_RATIO - 1) <= ASPECT_RATIO_TOLERANCE:
+        return ""
+    if abs(height / width / ASPECT_RATIO - 1) <= ASPECT_RATIO_TOLERANCE:
+        return TURNED
+    return ONE_FACE if 1 / ASPECT_RATIO < width / height <= MAX_ONE_FACE_RATIO else "not 2:1"
 
 
 def certificate_number(path: Path) -> str:

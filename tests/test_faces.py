@@ -124,11 +124,13 @@ def test_coins_are_cut_out_of_photos_of_both_faces(pairs, tmp_path):
         for face in ("obverse", "reverse"):
             shutil.rmtree(pairs / grade / face)
     (pairs / "circles.csv").write_text("file,x,y,radius\nvf30/6000x3000/10000001.jpg,900,400,111\n")
+    Image.open(pairs / "vf30" / "6000x3000" / "10000000.jpg").crop((0, 0, 600, 800)).save(folder / "one face.png")
     rows = prepare(tmp_path, "--cut")
+    assert rows["images/ms65/6000x3000/one face.png"]["reason"].endswith("(looks like one face)")
     right = Coin(CIRCLES[1].x + 600, *CIRCLES[1][1:])
     assert_circles(rows["images/vf30/6000x3000/10000000.jpg"]["circles"], CIRCLES[0], right)
     assert_circles(rows["images/vf30/6000x3000/10000001.jpg"]["circles"], CIRCLES[0], Coin(900, 400, 111, 1))
-    assert len(read_manifest(tmp_path / "coin_dataset")) == 8
+    assert len(read_manifest(tmp_path / "coin_dataset")) == 9
 
 
 @pytest.mark.parametrize("label", [".jpg", ".png"])

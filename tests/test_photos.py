@@ -12,7 +12,7 @@ from PIL import Image
 
 from coinkit import photos
 from coinkit.dataset import PhotoReader
-from coinkit.photos import PhotoError, PhotoMemoryError, open_photo
+from coinkit.photos import ONE_FACE, TURNED, PhotoError, PhotoMemoryError, describe_shape, open_photo
 
 SIZE = (240, 120)
 RGB = np.asarray(draw_photo(3, SIZE)).astype(int)
@@ -44,6 +44,25 @@ def test_a_jpeg_is_shrunk_like_other_formats(tmp_path):
             np.asarray(open_photo(tmp_path / name, width, width // 2)[0], int) for name in ("photo.jpg", "photo.png")
         )
         assert np.abs(jpeg - png).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [
+        (6000, 3000, ""),
+        (5757, 2905, ""),
+        (3000, 3000, ONE_FACE),
+        (3024, 4032, ONE_FACE),
+        (4032, 3024, ONE_FACE),
+        (2268, 4032, ONE_FACE),  # 9:16
+        (3000, 6000, TURNED),
+        (4000, 2250, "not 2:1"),
+        (6000, 1000, "not 2:1"),
+        (1000, 6000, "not 2:1"),
+    ],
+)
+def test_the_shape_of_a_photo_tells_what_it_shows(width, height, expected):
+    assert describe_shape(width, height) == expected
 
 
 # ---------------------------------------------------------------- TIFF

@@ -189,7 +189,7 @@ def test_many_photos_get_a_line_and_a_row_each_with_what_is_odd_about_them(train
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["photo", "grade", "confidence", "note", "grade_2", "confidence_2"]
     notes = {str(Path(row["photo"]).relative_to(folder)): row["note"] for row in rows}
-    assert notes.pop("square.png") == "not 2:1, unsure"
+    assert notes.pop("square.png") == "looks like one face: give both with --faces, unsure"
     assert notes.pop("small and ünnamed.png") == "small, unsure"
     assert notes.pop("blank.png") == "blank, unsure"
     assert list(notes.values()) == ["unsure"] * 3
@@ -220,7 +220,7 @@ def test_a_page_shows_the_least_sure_first_and_needs_no_other_file(trained, tmp_
     ]
     pictures = re.findall(r'<img [^>]*src="([^"]+)"', text)
     assert len(pictures) == 2 * len(rows) and all(picture.startswith("data:image/") for picture in pictures)
-    assert "Note: not 2:1" in text and "text.jpg" not in text and "<b>" not in text
+    assert "Note: looks like one face: give both with --faces" in text and "text.jpg" not in text and "<b>" not in text
     with Image.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2]))) as picture:
         assert picture.width >= 512 and picture.height >= 256
     with Image.open(io.BytesIO(base64.b64decode(pictures[1].partition(",")[2]))) as heatmap:
@@ -347,7 +347,10 @@ def test_a_heatmap_lies_over_its_photo_and_a_note_follows_the_grades(trained, tm
         photo.resize((64, 64)).save(tmp_path / "square.png")
     result = predict(trained, tmp_path / "square.png", "--heatmap", tmp_path / "why.png")
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("Predicted Grade: ") and lines[-2:] == ["", "Note: not 2:1"], result.stderr
+    assert lines[0].startswith("Predicted Grade: ") and lines[-2:] == [
+        "",
+        "Note: looks like one face: give both with --faces",
+    ], result.stderr
     with Image.open(tmp_path / "why.png") as picture:
         assert picture.format == "PNG" and picture.size == (1024, 512)
         colours = np.ptp(np.asarray(picture).astype(int), axis=2)

@@ -386,22 +386,33 @@ def test_a_first_run_that_was_killed_goes_on_where_it_was(images, tmp_path):
 def test_what_may_be_a_mistake_is_said(images, tmp_path):
     folder = images / "vf30" / "6000x3000"
     draw_photo(300, (200, 200)).save(folder / "square.png")
+    draw_photo(302, (120, 240)).save(folder / "turned.png")
     Image.new("RGB", (240, 120), "white").save(folder / "blank.png")
     draw_photo(301).save(images / "vf30" / "too high.png")
-    for name in ("raw.CR2", "other.cr2", "photo", ".hidden"):
+    for name in ("edits.XMP", "other.xmp", "photo", ".hidden"):
         (folder / name).write_bytes(b"not a photo")
     for seed in range(400, 403):
         add_photo(images, "fine", f"{seed}.jfif", seed, format="JPEG")
         add_photo(images, "65", f"{seed}.jpg", seed + 10)
     rows = prepare(tmp_path, "--ratios", 100, 0, 0)
     noted = {source: row["note"] for source, row in rows.items() if row["note"]}
-    assert noted == {"vf30/6000x3000/square.png": "not 2:1", "vf30/6000x3000/blank.png": "blank"}
+    assert noted == {
+        "vf30/6000x3000/square.png": "looks like one face",
+        "vf30/6000x3000/turned.png": "looks turned on its side",
+        "vf30/6000x3000/blank.png": "blank",
+    }
     assert all(row["split"] == "train" for row in rows.values())
     result = run_script("prepare_dataset.py", cwd=tmp_path)
-    for words in ("square.png: not 2:1", "6000x3000/: 1 in images/vf30\n", "no photo is in val", "best grade: fine."):
+    for words in (
+        "square.png: looks like one face",
+        "go into <grade>/obverse/ and <grade>/reverse/",
+        "6000x3000/: 1 in images/vf30\n",
+        "no photo is in val",
+        "best grade: fine.",
+    ):
         assert words in result.stdout
     assert "number on the Sheldon scale: 65, ms65." in result.stdout
-    assert f"(.cr2, none): 3 in {folder.relative_to(tmp_path)}\n" in result.stdout
+    assert f"(.xmp, none): 3 in {folder.relative_to(tmp_path)}\n" in result.stdout
     assert "--reshuffle splits anew" in result.stdout
     assert manifest(tmp_path) == rows
 
