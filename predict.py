@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from coin_classifier_custom import BEST
 from coinkit.classes import has_bands, likeliest_band
-from coinkit.cli import ArgumentParser, UserError, home_path, printable, run
+from coinkit.cli import ArgumentParser, UserError, discard_output, home_path, printable, run
 from coinkit.dataset import normalise, to_tensor
 from coinkit.devices import find_device
 from coinkit.faces import Faces, find_coins, first_file, open_coin, read_circles
@@ -107,7 +107,12 @@ def main() -> int:
             if band and band[1] < min_band_confidence:
                 notes.append("unsure of the band")
             prediction = Prediction(path, top, band, ", ".join(notes))
-            tqdm.write(format_prediction(prediction))
+            try:
+                tqdm.write(format_prediction(prediction))
+            except BrokenPipeError:
+                if not (args.csv or args.html or args.heatmap):
+                    raise
+                discard_output()  # the files are wanted all the same
             if table:
                 table.writerow(format_row(prediction))
             if args.heatmap:

@@ -79,10 +79,11 @@ def run(main: Callable[[], int | None]) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see coinkit.quiet_interrupt
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        sys.exit(main())
-    except BrokenPipeError:  # the reader of our output (head, less) has ended; prevents an error message at exit
-        with suppress(OSError):  # in a notebook, there is no such file
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = main()
+        sys.stdout.flush()
+        sys.exit(status)
+    except BrokenPipeError:
+        discard_output()
         sys.exit(141)
     except (UserError, OSError) as error:
         sys.exit(f"Error: {error}")
@@ -103,6 +104,12 @@ def prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the end
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # for file names that the terminal cannot show
+
+
+def discard_output() -> None:
+    """Print nothing from here on, since the reader of our output (head, less) has ended."""
+    with suppress(OSError):  # in a notebook, there is no such file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -392,6 +392,21 @@ def test_options_that_make_no_sense_are_refused(options, message, monkeypatch, c
     assert exit_info.value.code == 2 and message in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no pipe is closed so here")
+@pytest.mark.parametrize("files", [True, False])
+def test_a_reader_that_closes_the_pipe_does_not_lose_the_files(trained, tmp_path, files):
+    table, page = tmp_path / "grades.csv", tmp_path / "grades.html"
+    command = [sys.executable, ROOT / "predict.py", "coin_dataset/test", "--device", "cpu"]
+    command += ["--csv", table, "--html", page] if files else []
+    options = {"cwd": trained, "env": os.environ | {"PYTHONUNBUFFERED": "1"}}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
+        process.stdout.close()
+        assert process.stderr.read().decode() == ""
+    assert process.returncode == (0 if files else 141)
+    if files:
+        assert len(table.read_text("utf-8-sig").splitlines()) == 1 + 9 and page.read_text("utf-8").count("<h3") == 9
+
+
 def test_predicting_does_without_the_slow_imports(trained):
     photo = trained / "coin_dataset/test/g06/0.jpg"
     check = (
