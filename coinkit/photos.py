@@ -30,9 +30,12 @@ FACE_FOLDERS = ("obverse", "reverse")  # the folders of its photos that show one
 DATASET = Path("coin_dataset")  # made by prepare_dataset.py
 SPLITS = ("train", "val", "test")  # folders of the dataset
 
-# Files with these extensions count as photos. The last two cannot be read, but are listed so that the user is told.
+# Files with these extensions count as photos. Those of the last line cannot be read, but are listed so that the user is
+# told.
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp"}
-SUFFIXES |= {".gif", ".jxl", ".jp2"}
+SUFFIXES |= {".gif"}
+RAW_SUFFIXES = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw"}  # of cameras
+SUFFIXES |= {".jxl", ".jp2", *RAW_SUFFIXES}
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")  # and HEIF, see `_formats`
 FORMAT_NAMES = "JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP or GIF"
 HEIF_START = re.compile(rb"....ftyp(?:hei[cxms]|hev[cxms]|(?:mif1|msf1)(?!.{,32}avif))", re.DOTALL)
@@ -85,9 +88,12 @@ def is_photo_name(path: Path) -> bool:
 
 
 def find_photos(folder: Path, recursive: bool = False) -> list[Path]:
-    """Return the photos in a folder, sorted; if recursive, also in subfolders that are not hidden or of the system."""
+    """Return the photos in a folder, sorted; if recursive, also in subfolders that are not hidden or of the system.
+
+    A camera's raw file counts only if there is no photo of the same name beside it, which was made from it.
+    """
     if not recursive:
-        return sorted(filter(is_photo_name, folder.iterdir()))
+        return _sorted_without_raw(filter(is_photo_name, folder.iterdir()))
     photos, visited = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(parent)) in visited:  # links may lead in circles
@@ -96,7 +102,14 @@ def find_photos(folder: Path, recursive: bool = False) -> list[Path]:
         visited.add(real)
         folders[:] = sorted(name for name in folders if not (name.startswith(".") or is_system_file(name)))
         photos += filter(is_photo_name, (Path(parent, name) for name in names))
-    return sorted(photos)
+    return _sorted_without_raw(photos)
+
+
+def _sorted_without_raw(paths: Iterable[Path]) -> list[Path]:
+    photos = sorted(paths)
+    raw = {path for path in photos if path.suffix.lower() in RAW_SUFFIXES}
+    made = {path.with_suffix("") for path in photos if path not in raw} if raw else ()
+    return [path for path in photos if path not in raw or path.with_suffix("") not in made]
 
 
 def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
@@ -124,6 +137,8 @@ def read_photo_file(path: Path) -> bytes:
             raise PhotoError(
                 "no photo in this folder" if path.is_dir() else "not a file" if path.exists() else "no such file"
             )
+        if path.suffix.lower() in RAW_SUFFIXES:  # Pillow would open the small preview in some
+            raise PhotoError("a camera's raw file: save it as JPEG")
         if path.stat().st_size > MAX_BYTES:
             size, limit = path.stat().st_size / 1e6, MAX_BYTES / 1e6
             raise PhotoError(f"too large: {size:.0f} MB, and the limit is {limit:.0f} MB: save it as JPEG, or smaller")

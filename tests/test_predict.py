@@ -122,6 +122,12 @@ def test_a_photo_that_cannot_be_read_is_named_and_the_others_graded(trained, tmp
     assert result.returncode == 1 and len(parse_json(result)) == 1
     assert "empty: no photo in this folder" in result.stderr and "no*.jpg: no such file" in result.stderr
 
+    draw_photo(1).save(tmp_path / "empty/a.dng", "TIFF")
+    result = predict(trained, tmp_path / "empty")
+    assert result.returncode == 1 and "a.dng: a camera's raw file: save it as JPEG" in result.stderr
+    draw_photo(1).save(tmp_path / "empty/a.jpg")
+    assert predict(trained, tmp_path / "empty").returncode == 0
+
 
 class Hostile:
     def __reduce__(self):

@@ -417,6 +417,15 @@ def test_what_may_be_a_mistake_is_said(images, tmp_path):
     assert manifest(tmp_path) == rows
 
 
+def test_raw_files_of_cameras_are_named_unless_a_photo_was_made_of_them(images, tmp_path):
+    folder = images / "vf30" / "6000x3000"
+    draw_photo(300).save(folder / "alone.NEF", "TIFF")  # many raw files are a kind of TIFF
+    draw_photo(301).save(folder / "10000000.CR2", "TIFF")
+    rows = prepare(tmp_path)
+    left_out = {source: row["reason"] for source, row in rows.items() if row["reason"]}
+    assert left_out == {"vf30/6000x3000/alone.NEF": "a camera's raw file: save it as JPEG"} and len(rows) == 25
+
+
 # ---------------------------------------------------------------- faults that users have reported
 
 
