@@ -8,7 +8,7 @@
     python evaluate.py --checkpoint a.pth --against b.pth    which of two networks is better
 
 Metrics on photos that the network was trained on are too good, so a line says how many there are. A photo that cannot
-be read is named and left out, and the exit status is then 1.
+be read, or has no partner, is named and left out, and the exit status is then 1.
 """
 
 if __name__ == "__main__":
@@ -41,14 +41,15 @@ MAX_LISTED = 20  # photos on which two networks differ
 
 
 def main() -> int:
-    """Run the command. The exit status is 1 if a photo could not be read."""
+    """Run the command. The exit status is 1 if a photo could not be read, or had no partner."""
     args = parse_arguments()
     check_report(args.output)
     folder = find_folder(args.data, args.split)
     device = find_device(args.device)
     networks, classes = load_networks(args.checkpoint, device)
-    photos = find_labelled_photos(folder, classes, args.cut)
+    photos, alone = find_labelled_photos(folder, classes, args.cut)
     evaluation = evaluate(networks, classes, photos, device)
+    evaluation.unread |= alone
     checkpoints = [load_checkpoint(path) for path in args.checkpoint]
     evaluation.learned = find_learned(evaluation.paths, checkpoints)
     if folder != args.data:
@@ -150,13 +151,15 @@ def warn_of_training_photos(dataset: Path, folder: Path, checkpoints: dict[Path,
             )
 
 
-def find_labelled_photos(folder: Path, classes: list[str], cut: bool = False) -> Split:
-    """Return the photos of the grades that the model knows. Other grades are named on stderr and left out.
+def find_labelled_photos(folder: Path, classes: list[str], cut: bool = False) -> tuple[Split, dict[Path, str]]:
+    """Return the photos of the grades that the model knows, and those without a partner, with the reason.
+
+    The latter, and other grades, are named on stderr and left out.
 
     Raises:
         UserError: there are no such photos.
     """
-    photos, circles = [], read_circles(folder)
+    photos, all_alone, circles = [], {}, read_circles(folder)
     for grade_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
         names = (grade_folder.name, class_name(grade_folder.name, keep_variants=True), class_name(grade_folder.name))
         label = next((classes.index(name) for name in names if name in classes), None)
@@ -166,14 +169,15 @@ def find_labelled_photos(folder: Path, classes: list[str], cut: bool = False) ->
         found, alone = find_coins(paths, cut, circles)
         if label is not None:
             photos += [(path, label) for path in found]
+            all_alone |= alone
             for path, reason in alone.items():
-                print(f"{path}: {reason}; left out", file=sys.stderr)
+                print(f"{printable(path)}: {reason}", file=sys.stderr)
         elif found:
             print(f"{grade_folder}: the model does not know this grade; {len(found)} photos left out", file=sys.stderr)
     if not photos:
         known = ", ".join(classes)
         raise UserError(f"no photo in {folder}/<grade>/ or {folder}/<grade>/{PHOTO_FOLDER}/ for a grade of {known}.")
-    return Split([path for path, _ in photos], torch.tensor([label for _, label in photos]))
+    return Split([path for path, _ in photos], torch.tensor([label for _, label in photos])), all_alone
 
 
 def print_metrics(evaluation: Evaluation) -> None:

@@ -177,13 +177,13 @@ def test_where_photos_are_looked_for(trained, tmp_path, capsys):
         with pytest.raises(UserError, match="no folder"):
             find_folder(data, split)
 
-    split = find_labelled_photos(dataset / "val", ["vf30", "vf30+", "ms65"])
+    split, _ = find_labelled_photos(dataset / "val", ["vf30", "vf30+", "ms65"])
     assert split.labels.tolist() == [2, 2, 2, 0, 0, 0]
     assert "g06" in capsys.readouterr().err
     for photo in ("VF30+/1.jpg", "vf30rb/2.jpg"):
         (tmp_path / photo).parent.mkdir()
         shutil.copy(dataset / "val" / "vf30" / "0.jpg", tmp_path / photo)
-    assert find_labelled_photos(tmp_path, ["vf30", "vf30+"]).labels.tolist() == [1, 0]
+    assert find_labelled_photos(tmp_path, ["vf30", "vf30+"])[0].labels.tolist() == [1, 0]
     with pytest.raises(UserError, match="no photo in"):
         find_labelled_photos(tmp_path, ["ms65"])
 

@@ -204,7 +204,10 @@ def test_a_pair_gets_the_grade_of_its_prepared_photo(trained, pairs):
     assert "2:1" not in pair["note"] and "small" not in pair["note"]
 
     result = run_script("evaluate.py", "--data", pairs, "--checkpoint", checkpoint, cwd=pairs.parent)
-    assert result.returncode == 0 and "7 photos of" in result.stdout, result.stderr
+    assert result.returncode == 1 and "7 photos of" in result.stdout, result.stderr
+    assert "reverse/10000102.jpg: no photo of its obverse" in result.stderr
+    metrics = json.loads((pairs.parent / "report" / "metrics.json").read_text("utf-8"))
+    assert [Path(name).name for name in metrics["unread"]] == ["10000102.jpg"]
     with (pairs.parent / "report" / "predictions.csv").open(encoding="utf-8-sig") as file:
         graded = {row["photo"]: row for row in csv.DictReader(file)}
     assert graded[f"{sources[0]} + {sources[1]}"]["predicted"] == pair["grade"]
