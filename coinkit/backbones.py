@@ -6,13 +6,12 @@ functions that use it: that takes a second, which predict.py saves.
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from coinkit.checkpoints import load_tensors
-from coinkit.cli import UserError
+from coinkit.cli import UserError, home_path
 
 
 class Backbone(NamedTuple):
@@ -68,7 +67,7 @@ def pretrained_resnet50(source: str) -> dict[str, Tensor]:
     try:
         if source == "download":
             return ResNet50_Weights.DEFAULT.get_state_dict(progress=True, check_hash=True)
-        return load_tensors(Path(source))
+        return load_tensors(home_path(source))
     except Exception as error:  # no network, no file, or no weights in it
         advice = f"download {ResNet50_Weights.DEFAULT.url} elsewhere and give --pretrained FILE"
         raise UserError(f"no pretrained weights from {source} ({error}): {advice}.") from None

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, SMALL, assert_fails, make_dataset, run_script
 
 from coinkit import cli
+from coinkit.backbones import pretrained_resnet50
 
 BEST = "coin_classifier_custom_best.pth"
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
@@ -137,6 +139,8 @@ def test_path_options_of_any_parser_know_the_home_folder(monkeypatch, tmp_path):
     parser.add_argument_group("group").add_argument("--data", type=Path, nargs="+")
     monkeypatch.setattr(sys, "argv", ["script.py", "--data", "~/a", "b~"])
     assert parser.parse_args().data == [tmp_path / "a", Path("b~")]
+    torch.save({"fc.bias": torch.ones(2)}, tmp_path / "imagenet.pth")
+    assert pretrained_resnet50("~/imagenet.pth")["fc.bias"].sum() == 2  # --pretrained is no path: it may be "download"
 
 
 @pytest.mark.parametrize(
