@@ -76,10 +76,10 @@ def main() -> int:
     device = find_device(args.device)
     networks, classes = load_networks(args.checkpoint, device)
     top_k = min(args.top_k, len(classes))
-    min_confidence = min_band_confidence = args.min_confidence
-    if min_confidence is None:  # what validation says; of several networks, the mean
-        min_confidence = mean(network.unsure_below for network in networks)
-        min_band_confidence = mean(network.unsure_band_below for network in networks)
+    thresholds = [args.min_confidence] * 2
+    if args.min_confidence is None:  # what validation says; of several networks, the mean
+        thresholds = [mean(network.unsure_below for network in networks)]
+        thresholds.append(mean(network.unsure_band_below for network in networks))
     if args.json:
         format_prediction = format_json
     elif len(paths) == 1:
@@ -97,16 +97,7 @@ def main() -> int:
                 tqdm.write(f"{printable(path)}: {result}", file=sys.stderr)
                 unreadable += 1
                 continue
-            probabilities, notes = result
-            confidences, labels = (values.tolist() for values in probabilities.topk(top_k))
-            notes = [f"{note}: give both with --faces" if note == ONE_FACE else note for note in notes]
-            if confidences[0] < min_confidence:
-                notes.append("unsure")
-            top = [(classes[label], round(value, 6)) for label, value in zip(labels, confidences, strict=True)]
-            band = likeliest_band(probabilities.numpy(), classes)
-            if band and band[1] < min_band_confidence:
-                notes.append("unsure of the band")
-            prediction = Prediction(path, top, band, ", ".join(notes))
+            prediction = make_prediction(path, *result, classes, top_k, *thresholds)
             try:
                 tqdm.write(format_prediction(prediction))
             except BrokenPipeError:
@@ -116,9 +107,10 @@ def main() -> int:
             if table:
                 table.writerow(format_row(prediction))
             if args.heatmap:
-                write_heatmap(networks[0].model, path, labels[0], heatmap_of[path], device)
+                label = classes.index(prediction.top[0][0])
+                write_heatmap(networks[0].model, path, label, heatmap_of[path], device)
             if args.html:
-                coins.append((path, probabilities.numpy(), prediction.note))
+                coins.append((path, result[0].numpy(), prediction.note))
     if coins:
         from coinkit.review import write_grades
 
@@ -188,6 +180,36 @@ def expand_pattern(pattern: Path) -> list[Path]:
     base = next(parent for parent in pattern.parents if os.path.isdir(parent) or parent == parent.parent)
     matches = glob.glob(str(pattern.relative_to(base)), root_dir=base, recursive=True)
     return [base / match for match in sorted(matches) if not any(map(is_system_file, Path(match).parts))]
+
+
+def make_prediction(
+    path: Path | Faces,
+    probabilities: torch.Tensor,
+    notes: list[str],
+    classes: list[str],
+    top_k: int,
+    min_confidence: float,
+    min_band_confidence: float,
+) -> Prediction:
+    """Return the answer for a photo.
+
+    Args:
+        path: of the photo.
+        probabilities: of the grades, (classes,).
+        notes: on the photo.
+        classes: the names of the grades.
+        top_k: how many grades to name.
+        min_confidence, min_band_confidence: below these it is unsure of the grade, or of the band.
+    """
+    confidences, labels = (values.tolist() for values in probabilities.topk(top_k))
+    top = [(classes[label], round(value, 6)) for label, value in zip(labels, confidences, strict=True)]
+    band = likeliest_band(probabilities.numpy(), classes)
+    notes = [f"{note}: give both with --faces" if note == ONE_FACE else note for note in notes]
+    if confidences[0] < min_confidence:
+        notes.append("unsure")
+    if band and band[1] < min_band_confidence:
+        notes.append("unsure of the band")
+    return Prediction(path, top, band, ", ".join(notes))
 
 
 def heatmap_paths(target: Path, paths: list[Path | Faces]) -> dict[Path | Faces, Path]:
