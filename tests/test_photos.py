@@ -300,7 +300,7 @@ def test_the_first_picture_of_a_gif_is_the_photo(tmp_path):
 def test_a_photo_for_which_there_is_no_memory_is_not_damaged(tmp_path, monkeypatch, error):
     draw_photo(1).save(tmp_path / "photo.jpg")
 
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(Image.Image, "resize", fail)
@@ -312,7 +312,7 @@ def test_training_reads_a_photo_again_for_which_there_was_no_memory(tmp_path, mo
     path, read = tmp_path / "photo.jpg", PhotoReader(*SIZE)
     draw_photo(1).save(path)
     with monkeypatch.context() as patch:
-        patch.setattr(Image.Image, "resize", lambda *_: bytes(2**62))
+        patch.setattr(Image.Image, "resize", lambda *_, **__: bytes(2**62))
         assert read(path) is None
     assert "Left out this time" in capsys.readouterr().err
     assert read(path).shape == (3, 120, 240)
