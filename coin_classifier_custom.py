@@ -131,7 +131,7 @@ LOCK = ".coin_classifier_custom.lock"  # held by a run, so that a second one doe
 
 # ---------------------------------------------------------------- the network
 
-NORM_GROUPS = 16  # of channels, for group norm; fewer if a group would have less than 4 channels
+NORM_CHANNELS = 16  # in each group of group norm
 MAX_FEATURE_MAP = (16, 8)  # width and height before fc1; a larger one is averaged down, so that fc1 does not grow
 
 
@@ -164,8 +164,8 @@ class CoinClassifier(nn.Module):
 
         def conv_block(in_channels: int, out_channels: int, convs: int) -> nn.Module:
             # Group norm (Wu & He 2018, arXiv 1803.08494) does not depend on the batch, which is as small as 2 here.
-            # Groups of fewer than 4 channels would hide how strong a feature is; fine detail needs that.
-            groups = math.gcd(NORM_GROUPS, max(1, out_channels // 4), out_channels)
+            # With fewer than 16 channels in a group, it is slow on a CPU, whose instructions take 16 numbers at a time.
+            groups = math.gcd(max(1, out_channels // NORM_CHANNELS), out_channels)
             layers = []
             for inputs in [in_channels] + [out_channels] * (convs - 1):
                 layers += [

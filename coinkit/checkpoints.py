@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from coinkit.cli import UserError, config_to_flags, is_out_of_memory, printable
 from coinkit.files import atomic_link, atomic_write
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NEEDED_TO_PREDICT = {
     "model_state_dict": dict,
     "classes": list,
