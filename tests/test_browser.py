@@ -1,4 +1,4 @@
-"""What a person sees in a browser: TensorBoard on a run, and the report."""
+"""What a person sees in a browser: TensorBoard on a run, and the pages that the commands write."""
 
 import shutil
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 from conftest import run_script
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
+from test_faces import draw_faces
 
 from coin_classifier_custom import BEST
 from docs.pictures import browser, has_browser, tensorboard, wait_for
@@ -53,31 +54,55 @@ def choose(page, name, value):
     Select(page.find_element(By.NAME, name)).select_by_value(value)
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
-def test_coins_are_looked_at_on_a_desk_and_on_a_phone(trained, tmp_path, width, height):
+@pytest.fixture(scope="module")
+def pages(trained, tmp_path_factory):
+    """A folder with the pages that commands write: report/index.html, grades.html and coin_dataset/cut_coins.html."""
+    folder = tmp_path_factory.mktemp("pages")
+    for seed, (grade, other) in enumerate((("g06", "vf30"), ("vf30", "ms65"), ("ms65", "ms65"))):
+        shutil.copytree(trained / "coin_dataset" / "test" / other, folder / "coins" / grade)
+        draw_faces(folder / "images" / grade, "a-name-without-any-space-" + 6 * "1234567890", seed)
+    options = ["--checkpoint", trained / BEST, "--device", "cpu"]
+    for command in (
+        ("evaluate.py", "--data", "coins", *options),
+        ("predict.py", "coins", "--html", "grades.html", *options),
+        ("prepare_dataset.py",),
+    ):
+        result = run_script(*command, cwd=folder)
+        assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844), (320, 568)])
+def test_coins_are_looked_at_on_a_desk_and_on_a_phone(pages, width, height):
     """Nothing is wider than the window, both faces are large, and coins are sorted and filtered."""
-    for grade, other in (("g06", "vf30"), ("vf30", "ms65"), ("ms65", "ms65")):
-        shutil.copytree(trained / "coin_dataset" / "test" / other, tmp_path / "coins" / grade)
-    best, report = trained / BEST, tmp_path / "report"
-    result = run_script("evaluate.py", "--data", "coins", "--checkpoint", best, "--device", "cpu", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    options = ["--html", "a.html", "--checkpoint", best, "--device", "cpu"]
-    result = run_script("predict.py", tmp_path / "coins", *options, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    report, grades, cut = (pages / name for name in ("report/index.html", "grades.html", "coin_dataset/cut_coins.html"))
     with browser() as page:
         page.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
         )
-        for name in (report / "index.html", tmp_path / "a.html"):
+        for name in (report, grades, cut):
+            page.get(name.as_uri())
+            assert page.execute_script("return document.documentElement.scrollWidth") <= width, name
+            assert not errors(page)
+        wait_for(page, "figure img", "e.naturalWidth > 100 && e.getBoundingClientRect().width > 250", count=3)
+        for name in (report, grades):
             page.get(name.as_uri())
             wait_for(page, ".coin", count=9)
-            assert page.execute_script("return document.documentElement.scrollWidth") <= width
             page.execute_script("document.querySelector('.photo').scrollIntoView()")
             wait_for(page, ".photo img", "e.naturalHeight >= 256 && e.getBoundingClientRect().height >= 256")
-            assert not errors(page)
 
-        page.get((report / "index.html").as_uri())
+        everything = visible(page)  # of grades.html
+        confidence = [int(heading.split()[-1].rstrip("%")) for heading in everything]
+        assert confidence == sorted(confidence)
+        choose(page, "order", "predicted")
+        by_grade = [heading.split(",")[0] for heading in visible(page)]
+        assert by_grade == sorted(by_grade, key=["g06", "vf30", "ms65"].index)
+        choose(page, "predicted", "ms65")
+        assert visible(page) == [heading for heading in everything if heading.startswith("ms65")]
+        assert page.find_element(By.TAG_NAME, "output").text == f"{len(visible(page))} of 9 coins"
+
+        page.get(report.as_uri())
         everything = visible(page)
         assert all(" taken for " in heading for heading in everything[:6])
         choose(page, "kind", "right")
