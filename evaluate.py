@@ -4,6 +4,7 @@
     python evaluate.py --split val                      another split
     python evaluate.py --data more --output report2     other photos, in a folder for each grade
     python evaluate.py --data more --cut                the coins cut out, as prepare_dataset.py --cut does
+    python evaluate.py --data more --classes bands      the grades joined, as prepare_dataset.py --classes does
     python evaluate.py --checkpoint a.pth b.pth         the mean of several networks; heatmaps are of the first
     python evaluate.py --checkpoint a.pth --against b.pth    which of two networks is better
 
@@ -23,6 +24,7 @@ import torch
 
 from coin_classifier_custom import BEST
 from coinkit.checkpoints import damage_as_user_error, load_checkpoint
+from coinkit.classes import choose_classes
 from coinkit.cli import ArgumentParser, UserError, printable, run
 from coinkit.comparison import Comparison
 from coinkit.dataset import Split, describe_changes, find_split, fingerprint, split_folder
@@ -47,7 +49,7 @@ def main() -> int:
     folder = find_folder(args.data, args.split)
     device = find_device(args.device)
     networks, classes = load_networks(args.checkpoint, device)
-    photos, alone = find_labelled_photos(folder, classes, args.cut)
+    photos, alone = find_labelled_photos(folder, classes, args.cut, args.classes)
     evaluation = evaluate(networks, classes, photos, device)
     evaluation.unread |= alone
     checkpoints = [load_checkpoint(path) for path in args.checkpoint]
@@ -77,6 +79,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--data", type=Path, default=DATASET, help=data_help)
     add("--cut", action="store_true", help="cut the coins out of photos of both faces")
+    classes_help = "join the grades of the folders, as prepare_dataset.py --classes does"
+    add("--classes", metavar="bands|five|FILE.csv", help=classes_help)
     add("--split", choices=SPLITS, help="which split of a dataset (default: test)")
     add(
         "--checkpoint",
@@ -151,17 +155,27 @@ def warn_of_training_photos(dataset: Path, folder: Path, checkpoints: dict[Path,
             )
 
 
-def find_labelled_photos(folder: Path, classes: list[str], cut: bool = False) -> tuple[Split, dict[Path, str]]:
+def find_labelled_photos(
+    folder: Path, classes: list[str], cut: bool = False, joined: str | None = None
+) -> tuple[Split, dict[Path, str]]:
     """Return the photos of the grades that the model knows, and those without a partner, with the reason.
 
     The latter, and other grades, are named on stderr and left out.
+
+    Args:
+        folder: with a folder for each grade.
+        classes: of the model.
+        cut: as `find_coins` takes it.
+        joined: what --classes says.
 
     Raises:
         UserError: there are no such photos.
     """
     photos, all_alone, circles = [], {}, read_circles(folder)
-    for grade_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
-        names = (grade_folder.name, class_name(grade_folder.name, keep_variants=True), class_name(grade_folder.name))
+    grade_of = {path: class_name(path.name) for path in sorted(folder.iterdir()) if path.is_dir()}
+    class_of = choose_classes(grade_of.values(), None, joined, keep_variants=False)
+    for grade_folder, grade in grade_of.items():
+        names = (grade_folder.name, class_name(grade_folder.name, keep_variants=True), class_of.get(grade))
         label = next((classes.index(name) for name in names if name in classes), None)
         names = (PHOTO_FOLDER, *FACE_FOLDERS)
         subfolders = [path for path in sorted(grade_folder.iterdir()) if path.is_dir() and path.name.lower() in names]

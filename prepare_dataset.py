@@ -34,7 +34,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from coinkit.classes import JOINED, choose_classes
+from coinkit.classes import choose_classes
 from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, printable, quoted, run, usable_cores, worker_pool
 from coinkit.cut_page import CUT_PAGE, write_cut_page
 from coinkit.dataset_report import (
@@ -114,8 +114,6 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--ratios must be numbers of at least 0, and TRAIN must be above 0")
     if args.cut and args.full_size:
         parser.error("--cut makes new photos, of --size, so there is no --full-size")
-    if args.classes and args.classes not in JOINED and Path(args.classes).suffix.lower() != ".csv":
-        parser.error(f"--classes: give {', '.join(JOINED)}, or a table that ends in .csv")
     parser.check_minimum(args, 1, "size", "workers")
     return args
 

@@ -22,7 +22,7 @@ NOT_IN_A_NAME = re.compile(r'[<>:"/\\|?*]')  # of a folder, on one system or ano
 def choose_classes(
     grades: Collection[str], only: list[str] | None, classes: str | None, keep_variants: bool
 ) -> dict[str, str]:
-    """Return the class of each grade that is used.
+    """Return the class of each grade that is used: {grade: class}.
 
     Args:
         grades: that there are.
@@ -33,7 +33,7 @@ def choose_classes(
     Raises:
         UserError: there is no such grade, or the file has a mistake.
     """
-    chosen = [class_name(grade, keep_variants) for grade in only or grades]
+    chosen = [class_name(grade, keep_variants) for grade in only] if only else grades
     if unknown := [grade for grade in chosen if grade not in grades]:
         there = ", ".join(sorted(grades, key=scale_order))
         raise UserError(f"--grades: there are no photos of {', '.join(unknown)}, but of {there}.")
@@ -96,7 +96,8 @@ def read_classes(path: Path, keep_variants: bool) -> dict[str, str]:
     """
     if not path.is_file():
         raise UserError(
-            f"--classes {path}: no such file. Its first line is grade,class; then a line for each grade: vf20,vf"
+            f"--classes {path}: there is no such table. Give {', '.join(JOINED)}, or a CSV file with the first line "
+            "grade,class and a line for each grade: vf20,vf"
         )
     class_of = {}
     with table_reader(path) as rows:

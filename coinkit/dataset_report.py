@@ -157,8 +157,8 @@ def print_left_out(photos: list[Photo]) -> None:
     if left_out:
         print_photos("left out:", left_out)
     if not_chosen := Counter(photo.source_grade for photo in photos if photo.reason == NOT_CHOSEN):
-        counts = ", ".join(f"{grade} ({not_chosen[grade]} photos)" for grade in sorted(not_chosen, key=scale_order))
-        print(f"\nGrades that are not used (--grades, --classes): {counts}.")
+        counts = ", ".join(f"{grade}: {not_chosen[grade]}" for grade in sorted(not_chosen, key=scale_order))
+        print(f"\nPhotos of grades that are not used (--grades, --classes): {not_chosen.total()} ({counts}).")
     if missing := sum(photo.reason == MISSING for photo in photos):
         print(f"\nPhotos of the dataset that are no longer there: {missing}; their splits are kept.")
 

@@ -89,7 +89,7 @@ def test_grades_that_are_not_chosen_keep_their_split_and_are_not_read(images, tm
     (images / "ms65" / "6000x3000" / "0.jpg").write_text("no photo")
     first, said = prepare(tmp_path, "--grades", "VF20", "vf30")
     assert classes(first) == files(tmp_path) == {"vf20": 8, "vf30": 8}
-    assert "not used (--grades, --classes): g06 (8 photos), au58 (8 photos), ms65 (8 photos), au58 details (8" in said
+    assert "not used (--grades, --classes): 32 (g06: 8, au58: 8, ms65: 8, au58 details: 8)." in said
     assert "0.jpg" not in said
     every, _ = prepare(tmp_path)
     assert len(classes(every)) == 6
@@ -118,7 +118,7 @@ def test_a_table_of_classes_is_read_from_any_spreadsheet(images, tmp_path):
     (tmp_path / "my classes.csv").write_text(table, encoding="utf-8-sig", newline="")
     rows, said = prepare(tmp_path, "--classes", "my classes.csv")
     assert classes(rows) == files(tmp_path) == {"vf": 16, "au": 8, "details": 8}
-    assert "Grades that are not used (--grades, --classes): g06 (8 photos), ms65 (8 photos)." in said
+    assert "Photos of grades that are not used (--grades, --classes): 16 (g06: 8, ms65: 8)." in said
     assert "not on the Sheldon scale, so placed after its best grade: details." in said
 
 
@@ -143,10 +143,8 @@ def test_a_table_with_a_mistake_is_refused(tmp_path, text, words):
 def test_wrong_grades_and_classes_are_told(images, tmp_path):
     result = run_script("prepare_dataset.py", "--grades", "vf20", "f12", cwd=tmp_path)
     assert_fails(result, "no photos of f12", "but of g06, vf20")
-    assert_fails(run_script("prepare_dataset.py", "--classes", "band", cwd=tmp_path), "give bands, five")
-    assert_fails(
-        run_script("prepare_dataset.py", "--classes", "no.csv", cwd=tmp_path), "no.csv: no such", "grade,class"
-    )
+    assert_fails(run_script("prepare_dataset.py", "--classes", "band", cwd=tmp_path), "Give bands, five")
+    assert_fails(run_script("prepare_dataset.py", "--classes", "no.csv", cwd=tmp_path), "no such table", "grade,class")
     result = run_script("prepare_dataset.py", "--grades", "vf20", "vf30", "--classes", "bands", cwd=tmp_path)
     assert_fails(result, "fewer than 2 grades")
     assert not (tmp_path / "coin_dataset").exists()

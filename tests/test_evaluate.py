@@ -186,6 +186,9 @@ def test_where_photos_are_looked_for(trained, tmp_path, capsys):
     assert find_labelled_photos(tmp_path, ["vf30", "vf30+"])[0].labels.tolist() == [1, 0]
     with pytest.raises(UserError, match="no photo in"):
         find_labelled_photos(tmp_path, ["ms65"])
+    (tmp_path / "classes.csv").write_text("grade,class\nvf30,worn\n")
+    for joined, known in (("bands", ["g", "vf"]), (str(tmp_path / "classes.csv"), ["new", "worn"])):
+        assert find_labelled_photos(tmp_path, known, joined=joined)[0].labels.tolist() == [1, 1]
 
 
 def test_a_folder_is_whole_or_as_it_was(tmp_path):
