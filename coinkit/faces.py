@@ -25,7 +25,7 @@ from coinkit.photos import (
     TURNED,
     PhotoError,
     as_photo_error,
-    certificate_number,
+    certificate_numbers,
     describe_shape,
     fit,
     open_photo,
@@ -176,7 +176,7 @@ def find_coins(
     for obverses, reverses in by_folder.values():
         partner |= _pairs(obverses, reverses, lambda path: path.stem.lower())
         rest = [[path for path in faces if path not in partner] for faces in (obverses, reverses)]
-        partner |= _pairs(*rest, certificate_number)
+        partner |= _pairs(*rest, lambda path: " ".join(certificate_numbers(path)))
 
     def known(path: Path) -> list[Coin]:
         return circles.get(_key(path), []) if circles else []

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from coinkit.coin_likeness import FACE, FacePair, read_faces, trim_border
 from coinkit.faces import open_coin, source_of
 from coinkit.manifest import Photo, usable_now_or_later
-from coinkit.photos import PhotoError, certificate_number
+from coinkit.photos import PhotoError, certificate_numbers, without_dates
 
 GROUPINGS = ("both", "certificate", "none")  # what tells photos of one coin: certificate numbers and looks, or less
 
@@ -127,17 +127,17 @@ def find_same_certificates(photos: list[Photo], doubts: list[str]) -> list[tuple
     """
     indices = defaultdict(list)
     for index, photo in enumerate(photos):
-        if certificate := certificate_number(Path(photo.source)):
+        for certificate in dict.fromkeys(certificate_numbers(Path(photo.source))):
             indices[certificate].append(index)
     sizes = [len(members) for members in indices.values()]
-    sizes += [1] * (len(photos) - sum(sizes))  # a coin for each photo without a number
+    sizes += [1] * (len(photos) - len(set().union(*indices.values())))  # a coin for each photo without a number
     usual = median(sizes) if len(sizes) >= MIN_COINS else 1
     grade_of = [photo.source_grade or photo.grade for photo in photos]  # the same whatever --classes joins
     grade_sizes = Counter(grade_of)
     pairs = []
     for number, members in indices.items():
         grades = Counter(grade_of[index] for index in members)
-        stems = [Path(photos[index].source).stem for index in members]
+        stems = [without_dates(Path(photos[index].source).stem) for index in members]
         if (
             len(members) > max(MAX_PHOTOS_OF_A_COIN, MAX_TIMES_THE_USUAL * usual)
             or len(grades) > MAX_GRADES_OF_A_COIN
@@ -153,7 +153,7 @@ def find_same_certificates(photos: list[Photo], doubts: list[str]) -> list[tuple
 
 def _is_series(number: str, stems: list[str]) -> bool:
     """Tell whether file names are a number and a counter, as of a camera."""
-    counters = [re.fullmatch(rf"\D*{number}\D+(\d+)\D*", stem) for stem in stems]
+    counters = [re.fullmatch(rf"\D*{number[:-3]}-?{number[-3:]}\D+(\d+)\D*", stem) for stem in stems]
     return len(stems) >= MIN_SERIES and all(counters) and len({counter[1] for counter in counters}) == len(stems)
 
 

@@ -53,11 +53,13 @@ DECODE_MARGIN = 1.4  # JPEG decoding shrinks to at least this many times the req
 REDUCING_GAP = 2.0  # other photos are first averaged to at least this many times the size, which looks the same
 STRETCH_LIMIT = 0.05  # photos are stretched if their aspect ratio is off by up to this share, or else padded
 
-# A certificate number of PCGS (7 to 10 digits) or NGC (7 digits, a hyphen, 3 digits). A date, such as 20240131 or
-# 31012024, is not one, nor with the hour behind it.
-YEAR, MONTH, DAY, HOUR = "(?:19|20)[0-9]{2}", "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])", "(?:[01][0-9]|2[0-3])"
-DATE = f"(?:{YEAR}{MONTH}{DAY}|{DAY}{MONTH}{YEAR}|{MONTH}{DAY}{YEAR}){HOUR}?(?![0-9])"
-CERTIFICATE = re.compile(rf"(?<!\d)(?!{DATE})(?:\d{{7}}-\d{{3}}|\d{{7,10}})(?!\d)")
+# A certificate number of PCGS (7 to 10 digits) or NGC (6 or 7 digits, a hyphen, 3 digits). A date, such as 20240131 or
+# 31012024, is not one, nor the hour or the time behind it, as in PXL_20240131_142233123.
+CERTIFICATE = re.compile(r"(?<!\d)(?:\d{6,7}-\d{3}|\d{7,10})(?!\d)")
+YEAR, MONTH, DAY = "(?:19|20)[0-9]{2}", "(?:0[1-9]|1[0-2])", "(?:0[1-9]|[12][0-9]|3[01])"
+HOUR, SIXTY = "(?:[01][0-9]|2[0-3])", "[0-5][0-9]"
+DATES = "|".join("[-_.]?".join(parts) for parts in ((YEAR, MONTH, DAY), (DAY, MONTH, YEAR), (MONTH, DAY, YEAR)))
+DATE = re.compile(rf"(?<!\d)(?:{DATES})(?:{HOUR}|[-_ ]?{HOUR}{SIXTY}{SIXTY}(?:\d{{3}})?)?(?!\d)")
 
 # When a photo gets a note.
 ASPECT_RATIO = 2  # usual width / height
@@ -199,10 +201,14 @@ def describe_shape(width: int, height: int) -> str:
     return ONE_FACE if 1 / ASPECT_RATIO < width / height <= MAX_ONE_FACE_RATIO else "not 2:1"
 
 
-def certificate_number(path: Path) -> str:
-    """Return the certificate number in a file's name, or "" if there is none."""
-    match = CERTIFICATE.search(path.stem)
-    return match[0] if match else ""
+def certificate_numbers(path: Path) -> list[str]:
+    """Return what may be certificate numbers in a file's name, without hyphens: NGC's are written in both ways."""
+    return [number.replace("-", "") for number in CERTIFICATE.findall(without_dates(path.stem))]
+
+
+def without_dates(name: str) -> str:
+    """Return the name of a file without the dates in it."""
+    return DATE.sub(" ", name)
 
 
 def prefetch(pool: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageOps
 
 import prepare_dataset
 from coinkit import near_duplicates
+from coinkit.photos import certificate_numbers
 
 
 def prepare(cwd, *arguments):
@@ -473,6 +474,36 @@ def test_dates_and_camera_numbers_are_not_certificate_numbers(images, tmp_path, 
     rows = prepare(tmp_path)
     assert len({row["group"] for row in rows.values()}) == 24
     assert {row["split"] for row in rows.values()} == {"train", "val", "test"}
+
+
+def test_a_seller_in_all_names_does_not_hide_the_certificate_numbers(images, tmp_path):
+    for grade in ("vf30", "ms65"):
+        for number, photo in enumerate(sorted((images / grade / "6000x3000").iterdir())):
+            names = {"vf30": "10000001b", "ms65": "other"}  # of the first photos; vf30 has another photo of 10000001
+            photo.rename(photo.with_name(f"7654321_{photo.stem if number else names[grade]}.jpg"))
+    rows = prepare(tmp_path)
+    assert len({row["group"] for row in rows.values()}) == 23
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("PCGS12345678", ["12345678"]),
+        ("cert_12345678-obv", ["12345678"]),
+        ("NGC 1234567-001", ["1234567001"]),
+        ("ngc1234567001_rev", ["1234567001"]),
+        ("123456-001", ["123456001"]),
+        ("7654321_12345678", ["7654321", "12345678"]),
+        ("PXL_20240131_142233123", []),
+        ("IMG_20240131_142233123_12345678", ["12345678"]),
+        ("2024-01-31 12345678", ["12345678"]),
+        ("20240131142233", []),
+        ("IMG-20240131-WA0001", []),
+        ("1706712345123", []),
+    ],
+)
+def test_certificate_numbers_are_read_from_any_name(name, numbers):
+    assert certificate_numbers(Path(f"{name}.jpg")) == numbers
 
 
 def test_a_number_that_is_not_believed_is_told(images, tmp_path):
