@@ -50,6 +50,7 @@ from coinkit.files import (
     atomic_folder,
     exclusive_lock,
     hidden_sibling,
+    is_hidden,
     is_system_file,
     link_or_copy,
     require_disk_space,
@@ -212,7 +213,7 @@ def find_source_photos(args: argparse.Namespace) -> list[Photo]:
     below = [folder for pattern in ("*/", "*/*/", "*/*/*/") for folder in args.source.glob(pattern)]
     for folder in sorted([args.source, *below]):
         names = folder.relative_to(args.source).parts
-        if any(name.startswith(".") or is_system_file(name) for name in names):
+        if any(map(is_hidden, names)):
             continue
         paths = find_photos(folder)
         is_used = len(names) == 2 and names[1].lower() in (PHOTO_FOLDER, *FACE_FOLDERS)

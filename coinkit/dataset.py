@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -19,9 +20,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from coinkit.cli import UserError
-from coinkit.files import is_system_file
+from coinkit.files import is_hidden
 from coinkit.grades import class_name, scale_order
-from coinkit.photos import PhotoError, PhotoMemoryError, find_photos, is_photo_name, open_photo, prefetch
+from coinkit.photos import (
+    PhotoError,
+    PhotoMemoryError,
+    as_photo_error,
+    find_photos,
+    is_photo_name,
+    open_photo,
+    prefetch,
+)
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, of pixels from 0 to 1
 STD = (0.229, 0.224, 0.225)
@@ -142,7 +151,7 @@ def grade_folders(folder: Path) -> dict[str, list[Path]]:
     """
     folders = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.is_dir() and not is_system_file(path.name):
+        if path.is_dir() and not is_hidden(path.name):
             folders.setdefault(class_name(path.name, keep_variants=True), []).append(path)
     return folders
 
@@ -201,17 +210,22 @@ def describe_gaps(data: Path, classes: list[str]) -> list[str]:
         data: the dataset.
         classes: the grades of its training split.
     """
-    lines, folders = [], {split_folder(data, split) for split in SPLIT_NAMES}
+    lines, folders = [], sorted(filter(Path.is_dir, {split_folder(data, split) for split in SPLIT_NAMES}))
     for path in sorted(data.iterdir()):
-        if path.is_dir() and path not in folders and not is_system_file(path.name):
+        is_meant = path.is_dir() or path.stem.lower() in chain(*SPLIT_NAMES.values())  # val.zip, or a link to nowhere
+        if is_meant and path not in folders and not is_hidden(path.name):
             lines.append(f"{path} is not used: the folders of a dataset are train, val and test.")
-    for folder in sorted(filter(Path.is_dir, folders)):
+    for folder in folders:
         grades = grade_folders(folder).items()
         counts = {grade: sum(len(find_photos(path)) for path in paths) for grade, paths in grades}
+        below = {grade: sum(len(find_photos(path, recursive=True)) for path in paths) for grade, paths in grades}
         unknown = [grade for grade, count in counts.items() if count and grade not in classes]
         missing = [grade for grade in classes if not counts.get(grade)]
-        files = [path for path in sorted(folder.iterdir()) if not path.is_dir() and not is_system_file(path.name)]
+        files = [path for path in sorted(folder.iterdir()) if not path.is_dir() and not is_hidden(path.name)]
         loose = [path.name for path in files if is_photo_name(path) or path.is_symlink()]
+        if deeper := [grade for grade in classes if below.get(grade, 0) > counts.get(grade, 0)]:
+            count = sum(below[grade] - counts[grade] for grade in deeper)
+            lines.append(f"{count} photos in {folder} are not used: they lie deeper than {deeper[0]}/.")
         if unknown:
             count = sum(counts[grade] for grade in unknown)
             lines.append(f"{count} photos in {folder} are not used: no training photo is of {', '.join(unknown)}.")

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from coinkit.cli import printable
-from coinkit.files import is_system_file
+from coinkit.files import is_hidden
 from coinkit.grades import is_proof, scale_order, sheldon_number
 from coinkit.manifest import MISSING, NOT_CHOSEN, Photo, usable
 from coinkit.photos import ONE_FACE, SPLITS, is_photo_name
@@ -21,7 +21,7 @@ def print_other_files(folder: Path) -> None:
     extensions = Counter(
         path.suffix.lower() or "none"
         for path in folder.iterdir()
-        if not (is_photo_name(path) or path.name.startswith(".") or is_system_file(path.name)) and path.is_file()
+        if not (is_photo_name(path) or is_hidden(path.name)) and path.is_file()
     )
     if extensions:
         names = printable(", ".join(sorted(extensions)))

@@ -17,12 +17,17 @@ from coinkit.cli import UserError
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None)}
 NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # from some network disks
 MAX_NAME_BYTES = 255  # of a file or folder
-# What macOS, Windows, Linux desktops, network disks and cloud drives put into any folder, and no user would miss.
+# What macOS, Windows, Linux desktops, network disks, cloud drives and editors put into any folder, and no user would
+# miss.
 SYSTEM_FILES = re.compile(
     r"\._.*|\.ds_store|icon\r|\.(?:spotlight-v100|trashes|fseventsd|temporaryitems|apdisk|localized|volumeicon\.icns)"
-    r"|__macosx|ehthumbs.*\.db|thumbs\.db(?:-journal)?|desktop\.ini|\$recycle\.bin|system volume information|~\$.*"
-    r"|\.directory|\.trash-.*|\.thumb(?:nail)?s|lost\+found|\.nfs[0-9a-f]+|\.fuse_hidden.*|\.~lock\..*|\.sync.*"
-    r"|@eadir|@tmp|#recycle|#snapshot|\.dropbox.*|\.ipynb_checkpoints|.*:zone\.identifier"
+    r"|__macosx|\.apple(?:double|db|desktop)|\.(?:documentrevisions-v100|metadata_never_index|com\.apple\..*)"
+    r"|ehthumbs.*\.db|thumbs\.db.*|desktop\.ini|\$recycle\.bin|system volume information|~\$.*|.*zone\.identifier"
+    r"|\.directory|\.trash(?:-.*)?|\.thumb(?:nail)?s|lost\+found|lost\.dir|\.nomedia|\.?picasa\.ini"
+    r"|\.nfs[0-9a-f]+|\.fuse_hidden.*|\.smbdelete.*|\.afpdeleted.*|network trash folder|temporary items"
+    r"|@eadir|@tmp|@syno.*|@recycle|@recently-snapshot|\.@__thumb|#recycle|#snapshot|\.synologyworkingdirectory"
+    r"|\.dropbox.*|\.sync.*|\.stfolder|\.tmp\.drive(?:up|down)load|\.owncloudsync.*"
+    r"|\.~lock\..*|.*~|\.#.*|#.*#|\..*\.sw[op]|\.goutputstream-.*|\.ipynb_checkpoints|\.bridge(?:sort|cache.*|labels.*)"
     r"|\..*\.(?:lock|staging|partial|previous|complete)",  # what `hidden_sibling` names
     re.IGNORECASE,
 )
@@ -32,6 +37,11 @@ LOCK_TIMEOUT = 1  # in seconds; the workers of a killed run may hold its lock a 
 def is_system_file(name: str) -> bool:
     """Tell whether a file or folder has a name that systems give, so that it is nothing a user would miss."""
     return SYSTEM_FILES.fullmatch(name) is not None
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder is hidden, or one of the system."""
+    return name.startswith(".") or is_system_file(name)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -23,7 +23,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from coinkit.cli import is_out_of_memory
-from coinkit.files import is_system_file
+from coinkit.files import is_hidden
 
 PHOTO_FOLDER = "6000x3000"  # the folder of a grade's photos that show both faces
 FACE_FOLDERS = ("obverse", "reverse")  # the folders of its photos that show one face; see coinkit.faces
@@ -102,7 +102,7 @@ def find_photos(folder: Path, recursive: bool = False) -> list[Path]:
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(name for name in folders if not (name.startswith(".") or is_system_file(name)))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         photos += filter(is_photo_name, (Path(parent, name) for name in names))
     return _sorted_without_raw(photos)
 

@@ -679,7 +679,8 @@ def test_files_that_systems_leave_do_not_block(images, tmp_path):
         ".DS_Store",
     ]
     left += [".fuse_hidden0000001", "@eaDir/10000000.jpg", "__MACOSX/._x.jpg", ".Spotlight-V100/store", "lost+found/1"]
-    left += [] if os.name == "nt" else ["Icon\r"]
+    left += [".AppleDouble/1.jpg", "@Recycle/1.jpg", ".~lock.manifest.csv#", "manifest.csv~", ".manifest.csv.swp"]
+    left += [] if os.name == "nt" else ["Icon\r", "Thumbs.db:encryptable"]
     for folder in (
         tmp_path / "coin_dataset",
         tmp_path / "coin_dataset/train/ms65",

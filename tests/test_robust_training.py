@@ -50,6 +50,16 @@ def test_photos_that_no_training_photo_goes_with_are_told(dataset, tmp_path):
     assert "val has no photo of vf30" in told and "loose.jpg" in told and "holdout is not used" in told
 
 
+def test_photos_in_deeper_folders_and_a_split_that_is_no_folder_are_told(dataset):
+    (dataset / "train" / "vf30" / "6000x3000").mkdir()
+    (dataset / "train" / "vf30" / "0.jpg").rename(dataset / "train" / "vf30" / "6000x3000" / "0.jpg")
+    shutil.rmtree(dataset / "val")
+    (dataset / "val.zip").write_bytes(b"PK")
+    zipped, deeper = describe_gaps(dataset, find_classes(dataset))
+    assert "val.zip is not used" in zipped
+    assert f"1 photos in {dataset / 'train'} are not used: they lie deeper than vf30/" in deeper
+
+
 @pytest.mark.parametrize("name", ["valid", "validation", "Val"])
 def test_the_validation_split_may_have_another_name(dataset, name):
     (dataset / "val").rename(dataset / name)
@@ -66,7 +76,8 @@ def test_two_validation_splits_are_refused(dataset, tmp_path):
 
 def test_folders_of_the_system_are_no_grades(dataset, tmp_path):
     for split in ("train", "val"):
-        shutil.copytree(dataset / split / "ms65", dataset / split / ".ipynb_checkpoints")
+        for name in (".ipynb_checkpoints", ".backup"):
+            shutil.copytree(dataset / split / "ms65", dataset / split / name)
         for name in ("@eaDir", "__MACOSX", "lost+found"):
             (dataset / split / name).mkdir()
     (dataset / "@eaDir").mkdir()
