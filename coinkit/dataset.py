@@ -118,9 +118,9 @@ class PhotoReader:
         Raises:
             PhotoError: it cannot be read.
         """
-        with suppress(PhotoMemoryError):
+        with suppress(PhotoMemoryError), as_photo_error():
             return to_tensor(open_photo(path, *self.size)[0])
-        with self.low_on_memory:  # one thread at a time: there may be memory for one photo, but not for several
+        with self.low_on_memory, as_photo_error():  # one at a time: there may be memory for one photo, but not for more
             self.cache_limit = len(self.cache) // 2
             self.cache.clear()
             return to_tensor(open_photo(path, *self.size)[0])

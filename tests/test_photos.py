@@ -308,11 +308,12 @@ def test_a_photo_for_which_there_is_no_memory_is_not_damaged(tmp_path, monkeypat
         opened(tmp_path / "photo.jpg")
 
 
-def test_training_reads_a_photo_again_for_which_there_was_no_memory(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("place", ["PIL.Image.Image.resize", "coinkit.dataset.to_tensor"])
+def test_training_reads_a_photo_again_for_which_there_was_no_memory(tmp_path, monkeypatch, capsys, place):
     path, read = tmp_path / "photo.jpg", PhotoReader(*SIZE)
     draw_photo(1).save(path)
     with monkeypatch.context() as patch:
-        patch.setattr(Image.Image, "resize", lambda *_, **__: bytes(2**62))
+        patch.setattr(place, lambda *_, **__: bytes(2**62))
         assert read(path) is None
     assert "Left out this time" in capsys.readouterr().err
     assert read(path).shape == (3, 120, 240)
