@@ -57,7 +57,17 @@ from coinkit.files import (
     restore_previous,
 )
 from coinkit.grades import class_name
-from coinkit.manifest import MISSING, NOT_CHOSEN, Photo, append_to_manifest, read_manifest, usable, write_manifest
+from coinkit.manifest import (
+    COPY,
+    MANIFEST,
+    MISSING,
+    NOT_CHOSEN,
+    Photo,
+    append_to_manifest,
+    read_manifest,
+    usable,
+    write_manifest,
+)
 from coinkit.near_duplicates import GROUPINGS, assign_groups, other_hashes, perceptual_hash
 from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, PhotoError, find_photos, prefetch
 from coinkit.splits import COIN_IN_TWO_SPLITS, assign_splits
@@ -70,7 +80,7 @@ JPEG_QUALITY = 95  # saved at full colour resolution, since toning is a matter o
 
 # To estimate the disk space.
 JPEG_BYTES_PER_PIXEL = 0.5  # photos of real Morgan dollars take 0.34 to 0.62
-MANIFEST_BYTES_PER_PHOTO = 800
+MANIFEST_BYTES_PER_PHOTO = 1600  # with its copy
 
 EXPECTED_FOLDERS = f"""Put the photos into folders like these:
 
@@ -169,7 +179,7 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
             if error.errno in DISK_FULL:
                 shutil.rmtree(staging, ignore_errors=True)  # frees space; after any other error, the next run goes on
             raise
-    shutil.rmtree(staging)
+    shutil.rmtree(staging, ignore_errors=True)  # network disks keep files that are open somewhere
     return photos
 
 
@@ -185,9 +195,7 @@ def check_output(output: Path, source: Path) -> list[Photo]:
     if output == source or output in source.parents:
         raise UserError(f"--output {output} contains the photos of --source {source}: choose another folder.")
     photos = read_manifest(output)
-    expected = {str(output / photo.output) for photo in photos} | {
-        str(output / name) for name in ("manifest.csv", CUT_PAGE)
-    }
+    expected = {str(output / name) for name in (MANIFEST, COPY, CUT_PAGE, *(photo.output for photo in photos))}
     for folder, subfolders, names in os.walk(output):
         subfolders[:] = [name for name in subfolders if not is_system_file(name)]
         for path in (os.path.join(folder, name) for name in names if not is_system_file(name)):
@@ -485,6 +493,7 @@ def fill_dataset(
         else:
             link_or_copy(previous_dataset / previous_path[photo.source], target)
     write_manifest(new_dataset, photos)
+    shutil.copyfile(new_dataset / MANIFEST, new_dataset / COPY)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""manifest.csv in a dataset's folder: one row for each source photo, and what became of it."""
+"""manifest.csv in a dataset's folder: one row for each source photo, and what became of it.
+
+A hidden copy of it has the splits of the photos whose rows a spreadsheet has lost or spoilt.
+"""
 
 import csv
 import re
@@ -11,6 +14,8 @@ from typing import IO
 from coinkit.cli import UserError
 from coinkit.photos import SPLITS
 from coinkit.tables import OPEN_OPTIONS, table_reader
+
+MANIFEST, COPY = "manifest.csv", ".manifest.csv"
 
 # Reasons to leave out a photo that may be used again, with the split that it had.
 MISSING = "no longer there"  # it was in the dataset, and its file is gone
@@ -68,24 +73,33 @@ def usable_now_or_later(photos: Iterable[Photo]) -> list[Photo]:
 
 
 def read_manifest(folder: Path) -> list[Photo]:
-    """Return the rows of manifest.csv in `folder`, none if there is no such file.
+    """Return the rows of manifest.csv in `folder`, and those that only its copy has; none if there is no such file.
 
     A spreadsheet may have saved the file, with other separators and numbers. A number that it has rounded matches no
     photo, so that the photo is read again; it keeps its split.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, and so is its copy, or there is none.
     """
-    path = folder / "manifest.csv"
-    if not path.is_file():
-        return []
+    kept = _read_rows(folder / COPY) if (folder / COPY).is_file() else []
+    try:
+        rows = _read_rows(folder / MANIFEST) if (folder / MANIFEST).is_file() else []
+    except UserError:
+        if not kept:
+            raise
+        rows = []
+    sources = {row.source for row in rows}
+    return rows + [row for row in kept if row.source not in sources]
+
+
+def _read_rows(path: Path) -> list[Photo]:
     with table_reader(path) as rows:
         try:
-            return [_parse_row(row) for row in rows if any(row.values())]
+            return [_parse_row(row) for row in rows]
         except (TypeError, ValueError, csv.Error) as error:
             raise UserError(
                 f"{path} is damaged near line {rows.line_num + 1} ({error}): put a backup of it there. Without one, "
-                f"move {folder} away; all photos are then split anew."
+                f"move {path.parent} away; all photos are then split anew."
             ) from None
 
 
@@ -93,10 +107,11 @@ def _parse_row(row: dict[str, str]) -> Photo:
     """Return a row of the manifest, from text."""
     known = {name: row[name] for name in COLUMNS if row.get(name) is not None}
     photo = Photo(**known | {name: _parse_number(known[name]) for name in NUMBERS if name in known})
+    photo.split = photo.split or photo.output.partition("/")[0]
     if not photo.source or photo.split not in ("", *SPLITS):
         raise ValueError(f"source {photo.source!r}, split {photo.split!r}")
     hexadecimal = all(map(HEX_DIGITS.fullmatch, (photo.digest, photo.perceptual_hash, photo.other_hashes)))
-    if not hexadecimal or not CIRCLES.fullmatch(photo.circles):
+    if not (hexadecimal and photo.digest and photo.perceptual_hash and CIRCLES.fullmatch(photo.circles)):
         photo.digest = photo.perceptual_hash = photo.other_hashes = ""
         photo.width = photo.height = 0
         photo.circles = ""
@@ -132,4 +147,4 @@ def append_to_manifest(folder: Path, photo: Photo) -> None:
 
 
 def _open_manifest(folder: Path, mode: str) -> IO[str]:
-    return (folder / "manifest.csv").open(mode, encoding="utf-8", **OPEN_OPTIONS)
+    return (folder / MANIFEST).open(mode, encoding="utf-8", **OPEN_OPTIONS)

@@ -11,9 +11,23 @@ from typing import Any
 OPEN_OPTIONS = {"newline": "", "errors": "surrogateescape"}
 
 
+class _Rows(csv.DictReader):
+    """Rows as dictionaries, without those that are empty and without cells beyond the last column."""
+
+    def __next__(self) -> dict[str, str]:
+        while True:
+            row = super().__next__()
+            row.pop(self.restkey, None)
+            if any(cell and cell.strip() for cell in row.values()):
+                return row
+
+
 @contextmanager
 def table_reader(path: Path) -> Iterator[csv.DictReader]:
-    """Yield a reader of the rows of a CSV file, in whatever way a spreadsheet has saved it."""
+    """Yield a reader of the rows of a CSV file, in whatever way a spreadsheet has saved it.
+
+    The names of the columns are in lower case.
+    """
     with path.open("rb") as file:
         utf_16 = file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)
     with path.open(encoding="utf-16" if utf_16 else "utf-8-sig", **OPEN_OPTIONS) as file:
@@ -21,7 +35,8 @@ def table_reader(path: Path) -> Iterator[csv.DictReader]:
         if header.startswith("sep="):  # Excel's own line
             header = file.readline()
         separator = max(",;\t", key=header.count)
-        yield csv.DictReader(file, next(csv.reader([header], delimiter=separator), []), delimiter=separator)
+        names = next(csv.reader([header], delimiter=separator), [])
+        yield _Rows(file, [name.strip().lower() for name in names], delimiter=separator)
 
 
 @contextmanager

@@ -44,11 +44,12 @@ def test_a_dataset_and_a_report_are_written_to_a_volume(images, trained, tmp_pat
     for _ in range(2):
         result = run_script("prepare_dataset.py", "--output", volume, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
-        assert names(volume) == {"lost+found", "train", "val", "test", "manifest.csv"}
+        assert names(volume) == {"lost+found", "train", "val", "test", "manifest.csv", ".manifest.csv"}
         assert len(list(volume.rglob("*.jpg"))) == 24 and names(tmp_path) == outside
     for name in ("train", "val", "test"):
         shutil.rmtree(volume / name)
-    (volume / "manifest.csv").unlink()
+    for name in ("manifest.csv", ".manifest.csv"):
+        (volume / name).unlink()
     options = ("--data", trained / "coin_dataset", "--checkpoint", trained / BEST, "--device", "cpu")
     for _ in range(2):
         result = run_script("evaluate.py", *options, "--output", volume, cwd=tmp_path)

@@ -202,6 +202,7 @@ def test_a_photo_that_moved_is_not_gone(images, tmp_path):
 def test_a_manifest_without_a_newer_column_keeps_its_splits_and_a_damaged_one_is_an_error(images, tmp_path):
     before = prepare(tmp_path)
     path = tmp_path / "coin_dataset" / "manifest.csv"
+    path.with_name(".manifest.csv").unlink()
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [name for name in next(iter(before.values())) if name != "note"])
         writer.writeheader()
@@ -209,6 +210,7 @@ def test_a_manifest_without_a_newer_column_keeps_its_splits_and_a_damaged_one_is
             del row["note"]
             writer.writerow(row | {"source": f"images/{source}"})
     assert splits(prepare(tmp_path)) == splits(before)
+    path.with_name(".manifest.csv").unlink()
     path.write_text(path.read_text("utf-8").replace(",240,", ",wide,"), "utf-8")
     damaged = path.read_bytes()
     assert_fails(run_script("prepare_dataset.py", cwd=tmp_path), "manifest.csv is damaged", "move")
@@ -380,7 +382,7 @@ def test_a_first_run_that_was_killed_goes_on_where_it_was(images, tmp_path):
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     rows = prepare(tmp_path)
     assert [source for source, row in rows.items() if row["reason"]] == ["ms65/6000x3000/damaged.jpg"]
-    assert len(snapshot(tmp_path / "coin_dataset")) == len(rows)  # one less, and the manifest
+    assert len(snapshot(tmp_path / "coin_dataset")) == len(rows) + 1  # one less, and the manifest, twice
     assert {path.name for path in tmp_path.iterdir()} == {"images", "coin_dataset"}
 
 
@@ -636,7 +638,10 @@ SPREADSHEETS = {
     "old Mac": {"line_end": "\r", "change": lambda name, value: "###" if name == "modified_ns" else value},
     "sorted columns": {"columns": sorted, "change": lambda name, value: value + ".0" if name == "width" else value},
     "hashes as numbers": {"change": lambda name, value: "1E+63" if name in ("digest", "perceptual_hash") else value},
-    "one column deleted": {"columns": lambda names: [name for name in names if name != "modified_ns"]},
+    **{
+        f"{column} deleted": {"columns": lambda names, column=column: [name for name in names if name != column]}
+        for column in ("modified_ns", "split", "perceptual_hash")
+    },
 }
 
 
@@ -644,12 +649,30 @@ SPREADSHEETS = {
 def test_a_manifest_that_a_spreadsheet_has_saved_keeps_its_splits(images, tmp_path, spreadsheet):
     before = splits(prepare(tmp_path))
     save_as(tmp_path / "coin_dataset" / "manifest.csv", **SPREADSHEETS[spreadsheet])
+    (tmp_path / "coin_dataset" / ".manifest.csv").unlink()  # datasets of earlier versions have none
     moved = images / "vf30" / "6000x3000" / "10000003.jpg"
     moved.rename(moved.with_name("elsewhere.jpg"))
     after = splits(prepare(tmp_path, "--seed", 5))
-    if spreadsheet != "hashes as numbers":  # without them, nothing tells that it is the same photo
+    if "hash" not in spreadsheet:  # without them, nothing tells that it is the same photo
         assert after["vf30/6000x3000/elsewhere.jpg"] == before["vf30/6000x3000/10000003.jpg"]
     assert {source: split for source, split in after.items() if source in before}.items() <= before.items()
+
+
+SPOILT = {
+    "rows deleted": lambda text: text[: len(text) // 2],
+    "a line of its own": lambda text: f"Table 1\r\n{text}",
+    "capital letters": lambda text: text.replace(",train,", ",TRAIN,"),
+    "another kind of file": lambda _: "PK\3\4",
+    "nothing left": lambda _: "",
+}
+
+
+@pytest.mark.parametrize("way", SPOILT)
+def test_a_manifest_that_a_spreadsheet_has_spoilt_keeps_its_splits(images, tmp_path, way):
+    before = splits(prepare(tmp_path))
+    path = tmp_path / "coin_dataset" / "manifest.csv"
+    path.write_text(SPOILT[way](path.read_text("utf-8")), "utf-8")
+    assert splits(prepare(tmp_path, "--seed", 5)) == before
 
 
 def test_an_error_while_preparing_keeps_what_was_decoded(images, tmp_path, monkeypatch):
