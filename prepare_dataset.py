@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from coinkit.classes import choose_classes
 from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, printable, quoted, run, usable_cores, worker_pool
+from coinkit.coin_finder import FINDER_VERSION
 from coinkit.cut_page import CUT_PAGE, write_cut_page
 from coinkit.dataset_report import (
     print_changed_classes,
@@ -240,7 +241,7 @@ def find_source_photos(args: argparse.Namespace) -> list[Photo]:
         if isinstance(coin, Faces):
             photo.reverse = coin.reverse.as_posix() if coin.reverse else ""
             photo.circles = format_circles(coin.circles)
-            photo.preparation = f"{jpeg}, cut at {photo.circles}"
+            photo.preparation = f"{jpeg}, cut by finder {FINDER_VERSION} at {photo.circles}"
         with suppress(OSError):  # for example a broken link; reading it will give the reason
             photo.file_bytes, photo.modified_ns = file_state(photo.source)
             if photo.reverse:

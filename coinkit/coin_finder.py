@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
+FINDER_VERSION = 1  # of what `find_coin` returns; after a change, prepare_dataset.py cuts all coins out anew
 MARGIN = 0.02  # of the radius, kept outside the rim: about as far as the rim is found wrong
 GROUND = (128, 128, 128)  # what is put around every coin: near the mean, so that a network has nothing to see in it
 

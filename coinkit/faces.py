@@ -8,6 +8,7 @@ Every script opens coins here, so that the model always sees the same pixels.
 import csv
 import math
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from coinkit.cli import UserError
+from coinkit.cli import UserError, printable
 from coinkit.coin_finder import MARGIN, SURE, Coin, CoinNotFound, cut_out, find_coin, join_faces
 from coinkit.manifest import Photo
 from coinkit.photos import (
@@ -184,12 +185,12 @@ def find_coins(
     coins, alone = [], {}
     for path in paths:
         if not _shows_one_face(path):
-            coins.append(Faces(path, None, (*known(path), None, None)[:2]) if cut else path)
+            coins.append(Faces(path, None, (*reversed(known(path)), None, None)[:2]) if cut else path)
         elif path not in partner:
             alone[path] = f"no photo of its {_other_face(path)} has the same name, or several have"
         elif _other_face(path) == "reverse":
             pair = path, partner[path]
-            coins.append(Faces(*pair, tuple((*known(photo), None)[0] for photo in pair)))
+            coins.append(Faces(*pair, tuple((None, *known(photo))[-1] for photo in pair)))
     return coins, alone
 
 
@@ -223,10 +224,10 @@ def read_circles(folder: Path) -> dict[Path, list[Coin]]:
     """Return the circles in <folder>/circles.csv for each photo that is named there; none if there is no such file.
 
     Its columns are file (relative to the folder), x, y and radius, in pixels of the upright photo. A photo with both
-    faces has two rows.
+    faces has two rows. A row for a photo that is gone is told on stderr and passed over.
 
     Raises:
-        UserError: a row cannot be read, or there is no such photo.
+        UserError: a row cannot be read.
     """
     circles = defaultdict(list)
     path = folder / CIRCLES
@@ -237,9 +238,12 @@ def read_circles(folder: Path) -> dict[Path, list[Coin]]:
             for row in rows:
                 photo = folder / row["file"].strip().replace("\\", "/")
                 circle = Coin(*(float(row[name].replace(",", ".")) for name in ("x", "y", "radius")), certainty=1)
-                if not (circle.radius > 0 and all(map(math.isfinite, circle)) and photo.is_file()):
+                if not (circle.radius > 0 and all(map(math.isfinite, circle))):
                     raise ValueError
-                circles[_key(photo)].append(circle)
+                if photo.is_file():
+                    circles[_key(photo)].append(circle)
+                else:
+                    print(f"{path}, line {rows.line_num + 1}: ignored, no file {printable(photo)}", file=sys.stderr)
         except (KeyError, AttributeError, ValueError, csv.Error):
             raise UserError(
                 f"{path}, line {rows.line_num + 1}: write the name of a photo and three numbers, as in the first line: "

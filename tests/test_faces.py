@@ -78,6 +78,13 @@ def test_pairs_are_read_again_only_when_a_file_changes(pairs):
     assert {source for source, path in target.items() if path.stat().st_ino != inodes[source]} == {changed}
     assert after[changed]["digest"][:64] == before[changed]["digest"][:64] != after[changed]["digest"][64:]
 
+    path = folder / "coin_dataset" / "manifest.csv"  # as an earlier way of finding coins would have left it
+    path.write_text(path.read_text("utf-8").replace("cut by finder ", "cut by finder 0"), "utf-8")
+    inodes = {source: path.stat().st_ino for source, path in target.items()}
+    again = prepare(folder)
+    assert all(path.stat().st_ino != inodes[source] for source, path in target.items())
+    assert {source: row["split"] for source, row in again.items()} == {s: row["split"] for s, row in after.items()}
+
 
 def test_what_has_no_partner_or_no_coin_is_left_out_with_the_reason(pairs):
     (pairs / "vf30" / "reverse" / "10000001.jpg").unlink()
@@ -90,7 +97,9 @@ def test_what_has_no_partner_or_no_coin_is_left_out_with_the_reason(pairs):
 
 def test_a_circle_of_the_user_wins(pairs):
     before = prepare(pairs.parent)
-    (pairs / "circles.csv").write_text("file;x;y;radius\nvf30/reverse/10000000.jpg;200;210,5;99\n")
+    rows = ["File;X;Y;Radius", "vf30/reverse/10000000.jpg;1;2;3", ";;;;", "vf30/reverse/gone.jpg;1;2;3"]
+    rows += ["vf30/reverse/10000000.jpg;200;210,5;99;;", *[";;;"] * 2000]
+    (pairs / "circles.csv").write_text("\n".join(rows))
     after = prepare(pairs.parent)
     source = "images/vf30/obverse/10000000.jpg"
     assert_circles(after[source]["circles"], CIRCLES[0], Coin(200, 210.5, 99, 1))
