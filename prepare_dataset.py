@@ -26,6 +26,7 @@ import shutil
 import signal
 import threading
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -162,7 +163,7 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
     print_changed_classes(photos, previous)
     if args.dry_run:
         prepare_photos(photos, previous, output, args)
-        select_and_split(photos, previous, args)
+        select_and_split(photos, previous, args, source_of)
         return photos
 
     # Prepared photos wait in the staging folder until their split is known. It outlives an interrupted run, so that the
@@ -172,9 +173,11 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
     with atomic_folder(output) as new_dataset, require_disk_space(needed, staging.parent):
         try:
             prepare_photos(photos, previous, output, args)
-            select_and_split(photos, previous, args)
+            paths = {old.source: output / old.output for old in previous if old.output}
+            find_file = partial(find_prepared, staging=staging, previous=paths)  # opens faster than the source
+            select_and_split(photos, previous, args, find_file)
             assign_output_paths(photos)
-            fill_dataset(new_dataset, photos, staging, previous, output)
+            fill_dataset(new_dataset, photos, staging, find_file)
             write_cut_page(new_dataset, photos, args.source)
         except OSError as error:
             if error.errno in DISK_FULL:
@@ -396,10 +399,21 @@ def file_digest(path: str) -> str:
 # ---------------------------------------------------------------- which photos are used, and in which split
 
 
-def select_and_split(photos: list[Photo], previous: list[Photo], args: argparse.Namespace) -> None:
+def select_and_split(
+    photos: list[Photo],
+    previous: list[Photo],
+    args: argparse.Namespace,
+    find_file: Callable[[Photo], Path | Faces],
+) -> None:
     """Decide which photos are left out, and set the group and split of the others.
 
     A new reason to leave photos out is a `leave_out_...` function that sets `photo.reason`, and a line here.
+
+    Args:
+        photos: all of them.
+        previous: rows of the previous dataset.
+        args: the options.
+        find_file: returns where to open a photo.
 
     Raises:
         UserError: fewer than 2 grades have usable photos.
@@ -407,7 +421,7 @@ def select_and_split(photos: list[Photo], previous: list[Photo], args: argparse.
     previous = [] if args.reshuffle else previous
     photos += find_missing(photos, previous)
     leave_out_copies(photos)
-    for doubt in assign_groups(photos, args.group):
+    for doubt in assign_groups(photos, args.group, find_file):
         print(f"Ignored when looking for photos of one coin: {printable(doubt)}.")
     leave_out_small_grades(photos, args.min_per_grade)
     assign_splits(photos, previous, args.ratios, args.seed)
@@ -481,18 +495,21 @@ def assign_output_paths(photos: list[Photo]) -> None:
         photo.output = f"{photo.split}/{photo.grade}/{name}{suffix}"
 
 
-def fill_dataset(
-    new_dataset: Path, photos: list[Photo], staging: Path, previous: list[Photo], previous_dataset: Path
-) -> None:
+def find_prepared(photo: Photo, staging: Path, previous: dict[str, Path]) -> Path | Faces:
+    """Return the prepared copy of a photo, new or of the previous dataset, {source: path}; or else the photo itself."""
+    staged = staging / staged_name(photo)
+    return staged if staged.exists() else previous.get(photo.source, source_of(photo))
+
+
+def fill_dataset(new_dataset: Path, photos: list[Photo], staging: Path, find_file: Callable[[Photo], Path]) -> None:
     """Move prepared photos from `staging`, link unchanged ones from the previous dataset, and write the manifest."""
-    previous_path = {old.source: old.output for old in previous}
     for photo in usable(photos):
-        staged, target = staging / staged_name(photo), new_dataset / photo.output
+        file, target = find_file(photo), new_dataset / photo.output
         target.parent.mkdir(parents=True, exist_ok=True)
-        if staged.exists():
-            os.replace(staged, target)
+        if file.parent == staging:
+            os.replace(file, target)
         else:
-            link_or_copy(previous_dataset / previous_path[photo.source], target)
+            link_or_copy(file, target)
     write_manifest(new_dataset, photos)
     shutil.copyfile(new_dataset / MANIFEST, new_dataset / COPY)
 

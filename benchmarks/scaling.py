@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,9 @@ def prepare_again(folder: Path, size: int) -> None:
     photos = timed("again: list the photos", prepare_dataset.find_source_photos, args)
     timed("again: take over what is known", prepare_dataset.prepare_photos, photos, previous, dataset, args)
     find_coins_and_splits(photos, previous)
-    partial = folder / "partial"
-    timed("again: lay out", prepare_dataset.fill_dataset, partial, photos, folder / "staging", previous, dataset)
+    staging, paths = folder / "staging", {old.source: dataset / old.output for old in previous}
+    find_file = partial(prepare_dataset.find_prepared, staging=staging, previous=paths)
+    timed("again: lay out", prepare_dataset.fill_dataset, folder / "new", photos, staging, find_file)
     if any(photo.split != old.split for photo, old in zip(photos, previous, strict=True)):
         sys.exit("a photo has changed its split")
 

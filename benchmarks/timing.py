@@ -14,7 +14,7 @@ from coinkit.photos import PHOTO_FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent
 GRADES = ("g06", "ms65")
-DRAWN = 8  # photos of each grade that are drawn; the others are copies of these
+DRAWN = 8  # photos of each grade that are drawn, unless more are asked for; the others are copies of these
 FIRST_COPY = 90_000_000
 
 # Runs a command and prints its seconds and peak memory. The system counts a new process's peak from that of the process
@@ -36,16 +36,16 @@ class Cost(NamedTuple):
     megabytes: float  # peak memory of the command, or of a process that it started, if that had more
 
 
-def draw_photos(folder: Path, count: int) -> list[Path]:
+def draw_photos(folder: Path, count: int, drawn: int = DRAWN) -> list[Path]:
     """Draw photos of synthetic coins into <folder>/<grade>/6000x3000/, the same number for each grade.
 
     Most are copies with some bytes after the picture, which decoders ignore, so that no two files are the same.
     """
     per_grade = math.ceil(count / len(GRADES))
-    run("make_demo_coins.py", "--output", folder, "--grades", *GRADES, "--per-grade", min(per_grade, DRAWN))
-    drawn = sorted(folder.glob(f"*/{PHOTO_FOLDER}/*"))
-    for index in range(len(drawn), count):
-        original = drawn[index % len(drawn)]
+    run("make_demo_coins.py", "--output", folder, "--grades", *GRADES, "--per-grade", min(per_grade, drawn))
+    originals = sorted(folder.glob(f"*/{PHOTO_FOLDER}/*"))
+    for index in range(len(originals), count):
+        original = originals[index % len(originals)]
         copy = original.with_name(f"{FIRST_COPY + index}.jpg")
         copy.write_bytes(original.read_bytes() + str(index).encode())
     return sorted(folder.glob(f"*/{PHOTO_FOLDER}/*"))[:count]

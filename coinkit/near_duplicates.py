@@ -6,7 +6,7 @@ both coins decide (coinkit.coin_likeness).
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from itertools import groupby, product
 from pathlib import Path
@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from coinkit.coin_likeness import FACE, FacePair, read_faces, trim_border
-from coinkit.faces import open_coin, source_of
+from coinkit.faces import Faces, open_coin, source_of
 from coinkit.manifest import Photo, usable_now_or_later
 from coinkit.photos import PhotoError, certificate_numbers, without_dates
 
@@ -80,7 +80,9 @@ class View(NamedTuple):
 AS_IT_IS = View()
 
 
-def assign_groups(photos: list[Photo], grouping: str = "both") -> list[str]:
+def assign_groups(
+    photos: list[Photo], grouping: str = "both", find_file: Callable[[Photo], Path | Faces] = source_of
+) -> list[str]:
     """Set the group and the match of the photos that are usable now or later: photos of one coin get the same group.
 
     Two photos also show one coin if a chain of other photos connects them.
@@ -88,6 +90,7 @@ def assign_groups(photos: list[Photo], grouping: str = "both") -> list[str]:
     Args:
         photos: all photos, with their hashes.
         grouping: one of `GROUPINGS`.
+        find_file: returns where to open a photo for a closer look.
 
     Returns:
         What looked like one coin, but was not believed: lines for the user.
@@ -100,7 +103,7 @@ def assign_groups(photos: list[Photo], grouping: str = "both") -> list[str]:
             photos[index].match = f"certificate number {number}, as {photos[first].source}"
         pairs += [(first, index) for first, index, _ in same_certificate]
     if grouping == "both":
-        look_alikes = find_look_alikes(photos, doubts)
+        look_alikes = find_look_alikes(photos, doubts, find_file)
         for first, index in look_alikes:
             photos[index].match = photos[index].match or f"looks like {photos[first].source}"
         pairs += look_alikes
@@ -160,14 +163,16 @@ def _is_series(number: str, stems: list[str]) -> bool:
 # ---------------------------------------------------------------- near-duplicates
 
 
-def find_look_alikes(photos: list[Photo], doubts: list[str]) -> list[tuple[int, int]]:
+def find_look_alikes(
+    photos: list[Photo], doubts: list[str], find_file: Callable[[Photo], Path | Faces] = source_of
+) -> list[tuple[int, int]]:
     """Return pairs of photos that show the same coin by their looks; chains of them connect all such photos.
 
     In a group that is too large for one coin, only copies stay together. It is added to `doubts`.
     """
     candidates = find_candidates(photos)
     coins = DisjointSet({index for first, second, *_ in candidates for index in (first, second)})
-    faces = lru_cache(1000)(lambda index, trimmed: _open_faces(photos[index], trimmed))
+    faces = lru_cache(1000)(lambda index, trimmed: _open_faces(find_file(photos[index]), trimmed))
     bar = tqdm(candidates, "Comparing coins", unit="pair", leave=False, disable=None)
     links = {}
     for (index, trimmed), pairs in groupby(bar, lambda candidate: (candidate[0], candidate[3].trimmed)):
@@ -202,10 +207,10 @@ def find_look_alikes(photos: list[Photo], doubts: list[str]) -> list[tuple[int, 
     return list(links)
 
 
-def _open_faces(photo: Photo, trimmed: bool) -> np.ndarray | None:
+def _open_faces(file: Path | Faces, trimmed: bool) -> np.ndarray | None:
     """Return the faces of a photo, or None if it is gone."""
     try:
-        pixels = open_coin(source_of(photo), 4 * FACE, 2 * FACE).photo
+        pixels = open_coin(file, 4 * FACE, 2 * FACE).photo
     except PhotoError:
         return None
     return read_faces(trim_border(pixels) if trimmed else pixels)
