@@ -14,6 +14,8 @@ from test_faces import draw_faces
 from coin_classifier_custom import BEST
 from docs.pictures import browser, has_browser, tensorboard, wait_for
 
+LONG = 8 * "1234567890"  # a name that no browser breaks by itself
+
 pytestmark = pytest.mark.skipif(
     not has_browser(), reason="no Chromium with its driver: apt-get install chromium chromium-driver"
 )
@@ -60,12 +62,12 @@ def pages(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     for seed, (grade, other) in enumerate((("g06", "vf30"), ("vf30", "ms65"), ("ms65", "ms65"))):
         shutil.copytree(trained / "coin_dataset" / "test" / other, folder / "coins" / grade)
-        draw_faces(folder / "images" / grade, "a-name-without-any-space-" + 6 * "1234567890", seed)
+        draw_faces(folder / LONG / grade, LONG, seed)
     options = ["--checkpoint", trained / BEST, "--device", "cpu"]
     for command in (
         ("evaluate.py", "--data", "coins", *options),
         ("predict.py", "coins", "--html", "grades.html", *options),
-        ("prepare_dataset.py",),
+        ("prepare_dataset.py", "--source", LONG),
     ):
         result = run_script(*command, cwd=folder)
         assert result.returncode == 0, result.stderr
