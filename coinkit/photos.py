@@ -33,7 +33,7 @@ SPLITS = ("train", "val", "test")  # folders of the dataset
 # Files with these extensions count as photos. Those of the last line cannot be read, but are listed so that the user is
 # told.
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp"}
-SUFFIXES |= {".gif"}
+SUFFIXES |= {".gif", ".hif", ".jif", ".pjp", ".pjpeg"}
 RAW_SUFFIXES = {".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw"}  # of cameras
 SUFFIXES |= {".jxl", ".jp2", *RAW_SUFFIXES}
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")  # and HEIF, see `_formats`
@@ -44,6 +44,7 @@ HEIF_START = re.compile(rb"....ftyp(?:hei[cxms]|hev[cxms]|(?:mif1|msf1)(?!.{,32}
 MAX_PIXELS = 40_000_000  # that are decoded: twice the usual 6000x3000
 MAX_JPEG_PIXELS = 5 * MAX_PIXELS  # a JPEG is shrunk while it is decoded; phones take up to 200 megapixels
 MAX_PROGRESSIVE_PIXELS = 3 * MAX_PIXELS  # of a JPEG with several scans, which libjpeg keeps whole, at 6 bytes a pixel
+MAX_HEIC_PIXELS = MAX_PIXELS * 5 // 4  # decoded in 0.7 GB; phones take 48 megapixels
 MAX_BYTES = 4 * MAX_PIXELS  # size of that many pixels without compression
 MAX_SCANS = 50  # of a progressive JPEG; each scan decodes all pixels again, and encoders write about 10
 SCAN_START = re.compile(rb"\xff\xda\0[\x06\x08\x0a\x0c\x0e]")  # marker and length, so that pixel data never matches
@@ -70,6 +71,8 @@ BLANK_BELOW = 8  # standard deviation of each colour, 0 to 255; real coins have 
 
 # A photo of 16 bits whose brightest pixel is below this, of 255, holds 10 to 14 bits, and would be nearly black.
 DARK_16_BIT = 64
+
+NEW_SUBFILE_TYPE = 254  # tag of a TIFF; 1 for a smaller copy of another picture in the file
 
 Image.MAX_IMAGE_PIXELS = None  # our limit raises an error, Pillow's only warns
 PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # bytes of XMP, unpacked; only one such text is read
@@ -261,16 +264,15 @@ def _decode(data: bytes, least_size: tuple[int, int]) -> tuple[Image.Image, tupl
         on_its_side = _orientation(photo) >= 5
         original_size = photo.size[::-1] if on_its_side else photo.size
         photo.draft(None, least_size[::-1] if on_its_side else least_size)
-        if photo.width * photo.height > MAX_PIXELS:
+        if isinstance(photo, JpegImageFile) and photo.width * photo.height > MAX_PIXELS:
             raise _too_large(original_size, MAX_PIXELS)
         photo.load()
         upright = ImageOps.exif_transpose(photo) if _orientation(photo) > 1 else photo
         if isinstance(photo, TiffImageFile):  # which Pillow turns upright by itself
             original_size = upright.size
-        rgb = _to_rgb(upright)
-        if has_16_bits and max(high for _, high in rgb.getextrema()) < DARK_16_BIT:
+        if has_16_bits and _brightest(upright) < DARK_16_BIT:
             raise PhotoError("only the lower ones of its 16 bits are used: save it with 8 bits for each colour")
-        return rgb, original_size
+        return _to_rgb(upright), original_size
 
 
 def _formats(data: bytes) -> tuple[str, ...]:
@@ -331,12 +333,14 @@ def _check_pixels(photo: Image.Image, data: bytes) -> None:
             raise PhotoError(f"a JPEG of this size with more than {max_scans} scans: save it anew")
         one_scan = "progressive" not in photo.info and all(count == photo.layers for count in components)
         limit = MAX_JPEG_PIXELS if one_scan else MAX_PROGRESSIVE_PIXELS
+    elif photo.format == "HEIF":
+        limit = MAX_HEIC_PIXELS
     if photo.width * photo.height > limit:
         raise _too_large(photo.size, limit)
 
 
 def _too_large(size: tuple[int, int], limit: int) -> PhotoError:
-    advice = "make it smaller" if limit > MAX_PIXELS else "save it as JPEG, or smaller"
+    advice = "make it smaller" if limit > MAX_HEIC_PIXELS else "save it as JPEG, or smaller"
     return PhotoError(f"too large: {size[0]}x{size[1]} pixels, and the limit is {limit / 1e6:.0f} million: {advice}")
 
 
@@ -365,6 +369,7 @@ def _check_tiff(photo: TiffImageFile) -> None:
         "signed or floating-point numbers": set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))) != {1},
         "separate planes, not of 8 bits in colour": separate and (bits > 8 or photo.mode in ("LA", "La")),
         "Lab colours": photo.mode == "LAB",
+        "a small copy before the photo": tags.get(NEW_SUBFILE_TYPE, 0) & 1 == 1,
         "YCbCr colours without compression": raw_ycbcr and tuple(subsampling) != (1, 1),
     }
     for problem, applies in problems.items():
@@ -391,7 +396,10 @@ def _orientation(photo: Image.Image) -> int:
 def _to_rgb(photo: Image.Image) -> Image.Image:
     """Return a photo of any colour mode in RGB."""
     if photo.mode.startswith("I;16"):  # 16-bit integers, which Pillow would clip at 255
-        photo = Image.fromarray((_grey_16_bits(photo) // 256).astype(np.uint8))
+        grey, transparent = _grey_16_bits(photo), photo.info.get("transparency")
+        photo = Image.fromarray((grey // 256).astype(np.uint8))
+        if transparent is not None:  # a level of grey
+            photo.putalpha(Image.fromarray(np.where(grey == transparent, 0, 255).astype(np.uint8)))
     if photo.mode == "La":
         photo = photo.convert("LA")
     if photo.has_transparency_data:  # a cut-out coin gets a white background
@@ -399,6 +407,13 @@ def _to_rgb(photo: Image.Image) -> Image.Image:
         photo.paste(cut_out, mask=cut_out)
         return photo
     return photo if photo.mode == "RGB" else photo.convert("RGB")
+
+
+def _brightest(photo: Image.Image) -> int:
+    """Return the level of the brightest pixel of a photo, 0 to 255, before a cut-out coin is put on white."""
+    if photo.mode.startswith("I;16"):
+        return _grey_16_bits(photo).max() // 256
+    return max(high for _, high in photo.convert("RGB").getextrema())
 
 
 def _grey_16_bits(photo: Image.Image) -> np.ndarray:
