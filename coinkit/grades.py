@@ -37,7 +37,11 @@ VARIANTS |= {"6fs", "ft", "pl", "dpl", "dmpl", "prooflike", "deep", "ultra", "ca
 _VARIANTS = "|".join(re.escape(variant) for variant in sorted(VARIANTS, key=len, reverse=True))
 _NAME = re.compile(r"(?P<band>[a-z]*)[ _-]*(?P<number>\d{1,2})(?P<rest>(?!\d).*)", re.DOTALL)
 _ONLY_VARIANTS = re.compile(rf"(?:{_VARIANTS}|[ _./-])*")
-_COPIED_FOLDER = re.compile(r"^copy of | *(?:[-_ ] *copy(?: ?\d+)?| \(\d+\)| \(copy\))$")  # named by the system
+# What systems call a copied folder, in some of their languages: "ms65 (2)", "ms65 - Copy", "Kopie von ms65".
+_COPY = "(?:copy|kopie|copie|copia|cópia|kopia|kopi|копия|副本|コピー)"
+_COPIED_FOLDER = re.compile(
+    rf"^{_COPY} (?:of|von|van|de|di|av) | *(?:[-_–— ] *{_COPY}(?: ?\d+)?| ?\(\d+\)| ?\((?:\w+ )?{_COPY}(?: \d+)?\))$"
+)
 
 
 def class_name(folder: str, keep_variants: bool = False) -> str:
@@ -62,7 +66,7 @@ def class_name(folder: str, keep_variants: bool = False) -> str:
     if _ONLY_VARIANTS.fullmatch(rest):
         variant = re.sub("[ _./-]+", "", rest)
         return grade + (" " if variant[:1].isdigit() else "") + variant if keep_variants else grade
-    return f"{grade} {' '.join(re.split('[ _.-]+', rest)).strip()}"
+    return f"{grade} {' '.join(re.split('[ _.,–—-]+', rest)).strip()}"
 
 
 def sheldon_number(grade: str) -> int | None:

@@ -31,6 +31,10 @@ def test_a_class_is_the_name_up_to_the_last_digit(folder, expected):
         ("ms65+ genuine", "ms65 + genuine"),
         ("VF 30 (scratched)", "vf30 (scratched)"),
         ("f12net", "f12 net"),
+        ("au58, details", "au58 details"),
+        ("MS65 – cleaned", "ms65 cleaned"),
+        ("ms65 copy of a coin", "ms65 copy of a coin"),
+        ("vf20-30", "vf20 30"),
     ],
 )
 def test_a_details_grade_is_never_a_straight_grade(folder, expected):
@@ -42,7 +46,12 @@ def test_a_details_grade_is_never_a_straight_grade(folder, expected):
 
 
 @pytest.mark.parametrize(
-    "folder", ["ms65 (2)", "ms65 - Copy", "MS65 copy", "ms65 copy 2", "ms65 - Copy (3)", "Copy of ms65"]
+    "folder",
+    [
+        *("ms65 (2)", "ms65(1)", "ms65 - Copy", "MS65 copy", "ms65 copy 2", "ms65 - Copy (3)", "Copy of ms65"),
+        *("ms65 – Copy", "ms65 (another copy)", "ms65 (3rd copy)", "ms65 - Kopie (2)", "Kopie von ms65", "ms65 копия"),
+        *("ms65 - copia", "Copie de ms65", "ms65 - 副本"),
+    ],
 )
 def test_a_copied_folder_has_the_grade_of_its_original(folder):
     assert class_name(folder) == class_name(folder, keep_variants=True) == "ms65"
