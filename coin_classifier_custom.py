@@ -40,10 +40,10 @@ from coinkit.cli import (
     config_from_args,
     config_to_flags,
     is_out_of_memory,
-    printable,
     quoted,
     run,
     set_stop_handler,
+    told_if_it_fails,
     usable_cores,
 )
 from coinkit.dataset import (
@@ -62,12 +62,13 @@ from coinkit.dataset import (
 from coinkit.devices import autocast, choose_dtype, choose_memory_format, find_device
 from coinkit.files import atomic_link, exclusive_lock, require_disk_space
 from coinkit.inference import build_model
+from coinkit.label_errors import LabelCheck, doubtful_coins, write_label_table
 from coinkit.layers import Residual, StandardisedConv2d
 from coinkit.losses import balanced_class_weights, soft_labels
 from coinkit.photos import DATASET, SPLITS
 from coinkit.report import Evaluation, check_report
 from coinkit.tensorboard_log import TensorBoardLog, relative_path
-from coinkit.training_photos import merge_digests, training_digests
+from coinkit.training_photos import file_digests, merge_digests, training_digests
 from coinkit.training_progress import Progress, format_duration
 from coinkit.training_report import report_training
 
@@ -126,6 +127,7 @@ PRESETS = {  # settings that --preset replaces; flags beside it win
 BEST = "coin_classifier_custom_best.pth"  # the best epoch, to predict with
 LAST = "coin_classifier_custom_last.pth"  # the latest state, for --resume
 PREVIOUS = "coin_classifier_custom_last.previous.pth"  # `LAST` of the run before
+LABELS = "coin_classifier_custom_labels.csv"  # the training photos, the most doubtful labels first
 LOCK = ".coin_classifier_custom.lock"  # held by a run, so that a second one does not write to the same files
 
 
@@ -248,7 +250,8 @@ class Trainer:
         self.config = config_from_args(args, NOT_IN_CONFIG)
         self.train, self.val = train, val
         self.dataset = {"train": fingerprint(train, classes), "val": fingerprint(val, classes)}
-        self.training_photos = training_digests(train.paths, args.data)
+        digests = file_digests(train.paths)
+        self.training_photos = training_digests(digests, args.data)
         self.dtype = choose_dtype(args.precision, device)
         self.memory_format = choose_memory_format(self.dtype)
         self.architecture = {name: getattr(args, name) for name in architecture_options(args.model)}
@@ -262,6 +265,7 @@ class Trainer:
         max_unreadable = min(max_unreadable, len(train.paths) - 1)
         self.read_photo = PhotoReader(args.image_width, args.image_height, args.cache_gb, max_unreadable)
         self.pool = ThreadPoolExecutor(usable_cores())
+        self.label_check = LabelCheck(digests, train.labels, len(classes))
         self.targets = soft_labels(classes, args.label_spread).to(device)
         balanced = balanced_class_weights(train.labels, len(classes))
         self.class_weights = (balanced if args.class_weights else torch.ones(len(classes))).to(device)
@@ -327,7 +331,7 @@ class Trainer:
         with tqdm(desc=name, total=count, initial=progress.seen, unit="photo", leave=False, disable=hidden) as bar:
             for photos, indices in batches:
                 photos_in_step = min(step_size, count - progress.seen)
-                stop = self.train_step(photos, self.train.labels[indices], photos_in_step)
+                stop = self.train_step(photos, indices, photos_in_step)
                 progress.seen += photos_in_step
                 earlier, progress.seconds = progress.seconds, before + time.perf_counter() - started
                 bar.update(photos_in_step)
@@ -340,11 +344,11 @@ class Trainer:
                 if stop:
                     raise Stopped
 
-    def train_step(self, photos: Tensor, labels: Tensor, photos_in_step: int) -> bool:
+    def train_step(self, photos: Tensor, indices: Tensor, photos_in_step: int) -> bool:
         """Change the weights once; return whether one of the processes was asked to stop.
 
         Args:
-            photos, labels: (N, 3, H, W), uint8, and (N,): the photos of this step that this process has read.
+            photos, indices: (N, 3, H, W), uint8, and (N,): the photos of this step that this process has read.
             photos_in_step: how many photos the step has in all processes, with those that cannot be read.
 
         Raises:
@@ -358,9 +362,11 @@ class Trainer:
         growth = optim.regularisation_factor(share_done)
         optim.set_dropout(self.model, growth * args.dropout)
 
-        photos, labels = photos.to(self.device), labels.to(self.device)
-        sums = self.backward_within_memory(photos, labels, photos_in_step, growth * args.augment)
-        loss_sum, correct, stop = distributed.sum_over_processes(*sums, self.stop)
+        labels = self.train.labels[indices].to(self.device)
+        result = self.backward_within_memory(photos.to(self.device), labels, photos_in_step, growth * args.augment)
+        shares = distributed.gather((*result, indices, self.stop))
+        loss_sums, logits, indices, stops = zip(*shares, strict=True)
+        loss_sum, logits, indices = sum(loss_sums), torch.cat(logits), torch.cat(indices)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), args.clip_grad_norm or math.inf).item()
         progress.steps += 1
@@ -368,7 +374,8 @@ class Trainer:
         if math.isfinite(loss_sum) and (math.isfinite(norm) or self.scaler.is_enabled()):
             self.scaler.step(self.optimizer)
             progress.loss_sum += loss_sum
-            progress.correct += int(correct)
+            progress.correct += (logits.argmax(1) == self.train.labels[indices]).sum().item()
+            self.label_check.add(indices, logits)
             progress.gradient_sum += norm * photos_in_step if math.isfinite(norm) else 0.0
             progress.bad_steps = 0
         else:
@@ -377,9 +384,9 @@ class Trainer:
         self.optimizer.zero_grad()
         if progress.bad_steps >= MAX_BAD_STEPS:
             raise Exploded
-        return stop > 0
+        return any(stops)
 
-    def backward(self, photos: Tensor, labels: Tensor, photos_in_step: int, strength: float) -> tuple[float, int]:
+    def backward(self, photos: Tensor, labels: Tensor, photos_in_step: int, strength: float) -> tuple[float, Tensor]:
         """Add up the gradients of the photos of a step, `part_size` photos at a time.
 
         Args:
@@ -387,16 +394,16 @@ class Trainer:
             strength: of augmentation.
 
         Returns:
-            The sum of the losses, and how many photos were given their grade, in this process.
+            The sum of the losses, and the logits (N, classes), on the CPU, in this process.
         """
         if not len(photos):  # the other processes wait for gradients of this one, so it sends zeros
             blank = torch.zeros(1, 3, self.args.image_height, self.args.image_width, device=self.device)
             losses, _ = self.compute_losses(blank, labels.new_zeros(1))
             self.scaler.scale(0 * losses.sum()).backward()
-            return 0.0, 0
+            return 0.0, torch.empty(0, len(self.classes))
         # Augmentation and dropout are the same again after an interruption, and differ between processes.
         torch.manual_seed(derive_seed(self.args.seed, self.progress.steps, AUGMENTATION, distributed.RANK))
-        loss_sum, correct = 0.0, 0
+        loss_sum, all_logits = 0.0, []
         parts = augment(photos, strength).split(self.part_size()), labels.split(self.part_size())
         for number, (part, part_labels) in enumerate(zip(*parts, strict=True), start=1):
             self.parallel.require_backward_grad_sync = number == len(parts[0])  # exchange gradients once a step
@@ -404,8 +411,8 @@ class Trainer:
             loss = (losses * self.class_weights[part_labels]).sum() * distributed.WORLD_SIZE / photos_in_step
             self.scaler.scale(loss).backward()
             loss_sum += losses.sum().item()
-            correct += (logits.argmax(1) == part_labels).sum().item()
-        return loss_sum, correct
+            all_logits.append(logits.detach().cpu())
+        return loss_sum, torch.cat(all_logits)
 
     def compute_losses(self, photos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the losses (N,) and logits (N, classes) of photos (N, 3, H, W), uint8 or 0.0 to 1.0."""
@@ -487,6 +494,7 @@ class Trainer:
             "classes": self.classes,
             "dataset": self.dataset,
             "training_photos": self.training_photos,
+            "label_check": self.label_check.state_dict(),
             "model": self.args.model,
             "temperature": self.progress.temperature,
             "unsure_below": self.progress.unsure_below,
@@ -527,6 +535,8 @@ class Trainer:
             log_dir = self.progress.log_dir
             progress = self.progress = Progress.load(checkpoint["progress"])
             self.training_photos = merge_digests(self.training_photos, checkpoint)
+            if "label_check" in checkpoint:  # older ones have none
+                self.label_check.load_state_dict(checkpoint["label_check"])
             if progress.steps and not self.log_dir.is_dir():
                 print(f"The curves so far are gone with {self.log_dir}. The others go to a new folder.")
             if not self.log_dir.is_dir():
@@ -558,7 +568,7 @@ class Trainer:
 
     # ------------------------------------------------ too little memory, an exploding loss, a request to stop
 
-    def backward_within_memory(self, *step: object) -> tuple[float, int]:
+    def backward_within_memory(self, *step: object) -> tuple[float, Tensor]:
         """Call `backward`; when memory runs out, halve the photos at a time and call it again.
 
         Raises:
@@ -645,8 +655,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     if trainer.device.type == "cpu" and max(args.channels) > max(PRESETS["narrow"]["channels"]):
         print("Without a GPU, this will take long: --preset narrow is many times as fast.")
     if trainer.progress.epochs >= args.num_epochs:
-        done = trainer.progress.epochs
-        print(f"This run has trained {done} epochs already: a larger --num-epochs trains it further.")
+        print(f"This run has trained {trainer.progress.epochs} epochs already: a larger --num-epochs trains further.")
     elif args.resume:
         print(f"Going on after step {trainer.progress.steps}, in epoch {trainer.progress.epochs + 1}")
     elif unfinished := checkpoints.describe_unfinished(args.output / LAST):
@@ -672,13 +681,14 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
 
     set_stop_handler(None)  # the model is saved
     print(trainer.progress.describe_best())
+    labels, table = trainer.label_check, args.output / LABELS
+    with told_if_it_fails(f"There is no {table}"):
+        write_label_table(labels, train, classes, table)
+        print(f"Training photos with a doubtful label: {len(labels.doubtful())}. {table} has all photos, these first.")
     if test.paths:
-        try:
-            test_folder = split_folder(args.data, "test")
-            report_training(best, test, test_folder, trainer.progress, args.num_epochs, trainer.device, report)
-        except Exception as error:  # whatever it is, the training has not failed
-            reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))
-            print(f"There is no report on the test photos ({reason}). python evaluate.py makes one.", file=sys.stderr)
+        with told_if_it_fails("There is no report on the test photos, but python evaluate.py makes one"):
+            doubtful = doubtful_coins(labels, train, classes)
+            report_training(best, test, args.data, trainer.progress, args.num_epochs, doubtful, trainer.device, report)
     print(f"\nThe model is in {best}. Next: {to_predict}")
 
 

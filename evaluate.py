@@ -32,9 +32,11 @@ from coinkit.devices import find_device
 from coinkit.faces import find_coins, read_circles
 from coinkit.grades import class_name
 from coinkit.inference import load_networks
+from coinkit.label_errors import doubtful_in_checkpoint
 from coinkit.metrics import METRICS
 from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, SPLITS, find_photos
 from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report
+from coinkit.review import ShownCoin
 from coinkit.summary import summarise_in_words
 from coinkit.training_photos import find_learned
 
@@ -62,7 +64,8 @@ def main() -> int:
     history = history_of(args.checkpoint[0], checkpoints[0]) if len(checkpoints) == 1 else ([], None)
     words = summarise_in_words(evaluation, *history)
     about = {"checkpoint": ", ".join(map(str, args.checkpoint)), "data": str(folder)}
-    write_report(evaluation, networks[0].model, device, words, about, args.output, comparison)
+    doubtful = find_doubtful_labels(args.data, args.checkpoint[0], checkpoints[0]) if folder != args.data else []
+    write_report(evaluation, networks[0].model, device, words, about, args.output, comparison, doubtful)
     print_metrics(evaluation)  # after the report, since the reader of the output (head, less) may end
     if comparison:
         print_comparison(evaluation, comparison)
@@ -192,6 +195,13 @@ def find_labelled_photos(
         known = ", ".join(classes)
         raise UserError(f"no photo in {folder}/<grade>/ or {folder}/<grade>/{PHOTO_FOLDER}/ for a grade of {known}.")
     return Split([path for path, _ in photos], torch.tensor([label for _, label in photos])), all_alone
+
+
+def find_doubtful_labels(dataset: Path, path: Path, checkpoint: dict) -> list[ShownCoin]:
+    """Return the training photos of a dataset whose labels the network of a checkpoint doubts."""
+    train = find_split(split_folder(dataset, "train"), checkpoint["classes"])
+    with damage_as_user_error(path):
+        return doubtful_in_checkpoint(checkpoint, train, checkpoint["classes"])
 
 
 def print_metrics(evaluation: Evaluation) -> None:

@@ -122,16 +122,16 @@ def measure_batch_size(data: Path, options: list[object], folder: Path, peak: fl
 
     def train() -> None:
         for photos, indices in read_batches(trainer.train.paths, order, batch_size, trainer.read_photo, trainer.pool):
-            trainer.train_step(photos, trainer.train.labels[indices], len(photos))
+            trainer.train_step(photos, indices, len(photos))
 
     train()  # to warm up, and to decode the photos
     training_rate = len(order) / seconds(train, device)
-    photos, labels = read_batch(trainer)
-    step_rate = STEPS * batch_size / seconds_of_steps(trainer, photos, labels, STEPS)
+    photos, indices = read_batch(trainer)
+    step_rate = STEPS * batch_size / seconds_of_steps(trainer, photos, indices, STEPS)
     if trainer.progress.halvings:  # the trainer ran out of memory and went on with smaller parts
         return None
     memory = f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f}" if device.type == "cuda" else ""
-    share = flop_per_photo(trainer, photos, labels) * step_rate / peak
+    share = flop_per_photo(trainer, photos, indices) * step_rate / peak
     return f"{training_rate:.3g} | {step_rate:.3g} | {share:.0%} | {memory}"
 
 

@@ -162,10 +162,10 @@ def timms_way(
 
 def start_ours(dataset: Path, output: Path, options: list[object]) -> None:
     """Make our trainer and one batch in this process, for the functions below."""
-    global trainer, photos, labels
+    global trainer, photos, indices
     keep_freed_memory()
     trainer = training_step.make_trainer(dataset, output, options)
-    photos, labels = training_step.read_batch(trainer)
+    photos, indices = training_step.read_batch(trainer)
 
 
 def seconds_of_epoch() -> float:
@@ -177,7 +177,7 @@ def seconds_of_epoch() -> float:
 
 def seconds_of_steps(steps: int) -> float:
     """Return how long our training takes for steps on photos that are on the device."""
-    return training_step.seconds_of_steps(trainer, photos, labels, steps)
+    return training_step.seconds_of_steps(trainer, photos, indices, steps)
 
 
 def seconds_of_save() -> float:
@@ -187,7 +187,7 @@ def seconds_of_save() -> float:
 
 def flop_per_photo() -> float:
     """Return the floating-point operations of one photo in our network, forward and backward."""
-    return training_step.flop_per_photo(trainer, photos, labels)
+    return training_step.flop_per_photo(trainer, photos, indices)
 
 
 if __name__ == "__main__":

@@ -28,11 +28,11 @@ def make_trainer(dataset: Path, output: Path, options: list[object]) -> coin.Tra
 
 
 def read_batch(trainer: coin.Trainer) -> tuple[Tensor, Tensor]:
-    """Return a batch of training photos (N, 3, H, W), uint8, and their labels (N,), on the trainer's device."""
+    """Return a batch of training photos (N, 3, H, W), uint8, on the trainer's device, and their indices (N,)."""
     order = torch.arange(trainer.args.batch_size) % len(trainer.train.paths)
     batches = read_batches(trainer.train.paths, order, len(order), trainer.read_photo, trainer.pool)
     photos, indices = next(batches)
-    return photos.to(trainer.device), trainer.train.labels[indices].to(trainer.device)
+    return photos.to(trainer.device), indices
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -44,18 +44,19 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def seconds_of_steps(trainer: coin.Trainer, photos: Tensor, labels: Tensor, steps: int) -> float:
+def seconds_of_steps(trainer: coin.Trainer, photos: Tensor, indices: Tensor, steps: int) -> float:
     """Return how long training steps on one batch take, augmentation included."""
 
     def work() -> None:
         for _ in range(steps):
-            trainer.train_step(photos, labels, len(photos))
+            trainer.train_step(photos, indices, len(photos))
 
     return seconds(work, trainer.device)
 
 
-def flop_per_photo(trainer: coin.Trainer, photos: Tensor, labels: Tensor) -> float:
+def flop_per_photo(trainer: coin.Trainer, photos: Tensor, indices: Tensor) -> float:
     """Return the floating-point operations of one photo, forward and backward."""
+    labels = trainer.train.labels[indices].to(trainer.device)
     with FlopCounterMode(display=False) as counter:
         losses, _ = trainer.compute_losses(photos, labels)
         losses.sum().backward()

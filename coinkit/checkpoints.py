@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coinkit.cli import UserError, config_to_flags, is_out_of_memory, printable
+from coinkit.cli import UserError, config_to_flags, in_a_line, is_out_of_memory
 from coinkit.files import atomic_link, atomic_write
 
 FORMAT_VERSION = 3
@@ -161,9 +161,8 @@ def damage_as_user_error(path: Path | str) -> Iterator[None]:
                 f"{path} cannot be read now ({failure.strerror}). That need not mean that it is damaged: try again, or "
                 "copy it to another disk."
             ) from None
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         raise UserError(
-            f"{path} is damaged, or no checkpoint of this program ({printable(reason)}): use another, or train again."
+            f"{path} is damaged, or no checkpoint of this program ({in_a_line(error)}): use another, or train again."
         ) from None
 
 

@@ -8,11 +8,13 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
+
+from tqdm import tqdm
 
 LEAST_LIKENESS = 0.7  # of a flag to the one that is proposed for it, 0 to 1, as difflib has it
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt, from malloc.h
@@ -158,6 +160,20 @@ def config_to_flags(config: dict) -> list[str]:
 def printable(text: object) -> str:
     r"""Return a text, such as a file name, with control characters escaped: a line break as \n."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
+
+
+def in_a_line(error: Exception) -> str:
+    """Return the type of an error and the start of its message in one line."""
+    return printable(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+
+
+@contextmanager
+def told_if_it_fails(what: str) -> Iterator[None]:
+    """Tell in a line what an error means, and the error, and go on: a training must not end because of a picture."""
+    try:
+        yield
+    except Exception as error:
+        tqdm.write(f"{what}: {in_a_line(error)}", file=sys.stderr)
 
 
 def quoted(path: object) -> str:

@@ -7,7 +7,6 @@ from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from typing import TypeVar
 
-import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -73,14 +72,6 @@ def wrap_model(model: nn.Module) -> nn.Module:
         f"a step{told}"
     )
     return wrapped
-
-
-def sum_over_processes(*values: float) -> list[float]:
-    """Return the sums of numbers over the processes."""
-    sums = torch.tensor(values, dtype=torch.float64)
-    if WORLD_SIZE > 1:
-        dist.all_reduce(sums)
-    return sums.tolist()
 
 
 def gather(value: T) -> list[T]:

@@ -14,6 +14,7 @@ import io
 import json
 import math
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -150,6 +151,7 @@ def write_report(
     about: dict,
     folder: Path,
     comparison: Comparison | None = None,
+    doubtful: Sequence[ShownCoin] = (),
 ) -> None:
     """Write the report; it replaces an earlier one only when it is complete. Two writers take turns.
 
@@ -161,6 +163,7 @@ def write_report(
         about: more lines for the top of the page, {name: text}: the checkpoint, for example.
         folder: where to write, checked by `check_report`.
         comparison: with another model, if there is one.
+        doubtful: training photos with labels to look at.
     """
     confusion = confusion_chart(evaluation.confusion, evaluation.classes)
     reliability = reliability_diagram(evaluation.predictions.confidence, evaluation.predictions.correct)
@@ -185,6 +188,12 @@ def write_report(
             (partial / name).write_bytes(picture)
             return name
 
+        shown = list(draw_coins(coins, evaluation.classes, model, device, store))
+
+        def store_after(picture: bytes, number: int) -> str:
+            return store(picture, len(shown) + number)
+
+        labels = draw_coins(list(doubtful), evaluation.classes, model, device, store_after)
         kinds = {"mistake": "mistakes", "right": "right, but least sure"}
         write_coins_page(
             "report.html",
@@ -199,7 +208,8 @@ def write_report(
             confusion=picture_uri(confusion),
             reliability=picture_uri(reliability),
             coins_text=describe_coins(evaluation, coins),
-            coins=list(draw_coins(coins, evaluation.classes, model, device, store)),
+            coins=shown,
+            labels=[coin | {"title": f"{coin['true']}, or rather {coin['top'][0][0]}?"} for coin in labels],
             classes=evaluation.classes,
             kinds=kinds | ({"differs": "graded otherwise by the other model"} if comparison else {}),
             orders={

@@ -2,22 +2,19 @@
 
 import math
 import os
-import sys
 import time
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from tqdm import tqdm
 
 from coinkit.augment import augment
-from coinkit.cli import UserError, printable
+from coinkit.cli import UserError, printable, told_if_it_fails
 from coinkit.dataset import PhotoReader, Split, read_batches
 from coinkit.figures import confusion_chart, photo_grid
 from coinkit.report import Evaluation, caption, mistake_pictures
@@ -159,14 +156,9 @@ def relative_path(path: Path, folder: Path) -> str:
         return os.path.abspath(path)
 
 
-@contextmanager
-def left_out_if_it_fails(what: str) -> Iterator[None]:
-    """Tell in a line that something cannot be drawn or logged, and go on: a training must not end because of that."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        tqdm.write(f"TensorBoard shows no {what} this time: {printable(reason)}", file=sys.stderr)
+def left_out_if_it_fails(what: str) -> AbstractContextManager:
+    """Tell in a line that something cannot be drawn or logged, and go on."""
+    return told_if_it_fails(f"TensorBoard shows no {what} this time")
 
 
 def table(header: list[str], rows: object) -> str:

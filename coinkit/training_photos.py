@@ -18,15 +18,15 @@ from coinkit.faces import Faces, first_file
 from coinkit.manifest import Photo, read_manifest
 
 
-def training_digests(paths: Sequence[Path], dataset: Path) -> Tensor:
+def training_digests(digests: Sequence[int | None], dataset: Path) -> Tensor:
     """Return the digests of training photos and of their sources, sorted, each once: (N,), int64.
 
     Args:
-        paths: of the training photos; those that cannot be read are left out.
+        digests: of the training photos, as `file_digests` returns them.
         dataset: the folder with manifest.csv; without it, the sources are not known.
     """
     sources = [int64(photo.digest) for photo in manifest_rows(dataset) if photo.split == "train" and photo.output]
-    files = [digest for digest in file_digests(paths) if digest is not None]
+    files = [digest for digest in digests if digest is not None]
     return torch.tensor(sources + files, dtype=torch.long).unique()
 
 

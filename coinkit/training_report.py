@@ -4,25 +4,34 @@ from pathlib import Path
 
 import torch
 
-from coinkit.dataset import Split
+from coinkit.dataset import Split, split_folder
 from coinkit.inference import load_networks
 from coinkit.metrics import describe_calibration, summarise
 from coinkit.report import evaluate, write_report
+from coinkit.review import ShownCoin
 from coinkit.summary import summarise_in_words
 from coinkit.training_progress import Progress
 
 
 def report_training(
-    best: Path, test: Split, data: Path, progress: Progress, num_epochs: int, device: torch.device, folder: Path
+    best: Path,
+    test: Split,
+    data: Path,
+    progress: Progress,
+    num_epochs: int,
+    doubtful: list[ShownCoin],
+    device: torch.device,
+    folder: Path,
 ) -> None:
     """Print how good the best epoch is on the test photos, and write a report.
 
     Args:
         best: its checkpoint.
         test: the photos.
-        data: their folder.
+        data: their dataset.
         progress: of the training.
         num_epochs: that the training was to have.
+        doubtful: training photos with labels to look at.
         device: to grade on.
         folder: of the report.
     """
@@ -31,5 +40,6 @@ def report_training(
     print(f"\nTest, with the best weights (epoch {progress.best_epoch}): {summarise(evaluation.predictions)}")
     print(describe_calibration(evaluation.predictions, network.temperature, fitted=bool(progress.history)))
     words = summarise_in_words(evaluation, progress.history, num_epochs)
-    write_report(evaluation, network.model, device, words, {"checkpoint": str(best), "data": str(data)}, folder)
+    about = {"checkpoint": str(best), "data": str(split_folder(data, "test"))}
+    write_report(evaluation, network.model, device, words, about, folder, doubtful=doubtful)
     print("", *words, "", f"The report is in {folder / 'index.html'}.", sep="\n")

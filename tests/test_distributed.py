@@ -48,7 +48,10 @@ def one_process(tmp_path_factory):
 
 def assert_same(folder, other):
     for name in (BEST, LAST):
-        weights, others = (load(path, name)["model_state_dict"] for path in (folder, other))
+        checkpoint, other_checkpoint = load(folder, name), load(other, name)
+        sums, other_sums = (values["label_check"]["sums"] for values in (checkpoint, other_checkpoint))
+        assert torch.allclose(sums, other_sums, atol=1e-3)
+        weights, others = checkpoint["model_state_dict"], other_checkpoint["model_state_dict"]
         assert list(weights) == list(others)
         for key, tensor in weights.items():
             assert torch.allclose(tensor, others[key], atol=1e-4), key  # a step may move a weight by 5e-3

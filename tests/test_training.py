@@ -175,6 +175,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path):
 
     for name in (LAST, BEST):
         expected, actual = (load(folder, name) for folder in (straight, stopped))
+        assert all(torch.equal(values, actual["label_check"][key]) for key, values in expected["label_check"].items())
         for key, tensor in expected["model_state_dict"].items():
             assert torch.equal(tensor, actual["model_state_dict"][key]), key
     assert curves(straight) == curves(stopped)
@@ -332,10 +333,18 @@ def test_it_starts_from_another_model_though_its_grades_differ(trained, tmp_path
 
 def test_resume_goes_on_with_a_changed_dataset_when_told_to(dataset, tmp_path):
     train(tmp_path, "--num-epochs", 1)
-    (dataset / "train" / "vf30" / "0.jpg").unlink()
-    result = run_script("coin_classifier_custom.py", "--resume", "--accept-changes", "--num-epochs", 2, cwd=tmp_path)
+    (dataset / "train" / "vf30" / "0.jpg").rename(dataset / "train" / "ms65" / "9.jpg")
+    again = ["--resume", "--accept-changes", "--num-epochs"]
+    result = run_script("coin_classifier_custom.py", *again, 2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert load(tmp_path)["progress"]["epochs"] == 2
+    assert load(tmp_path)["label_check"]["epochs"].tolist() == [2] * 23 + [1]  # of the label it has now
+    older = load(tmp_path)
+    del older["label_check"]
+    torch.save(older, tmp_path / LAST)
+    result = run_script("coin_classifier_custom.py", *again, 3, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert load(tmp_path)["label_check"]["epochs"].tolist() == [1] * 24
 
 
 def test_photos_that_go_bad_are_left_out_up_to_a_limit(dataset, tmp_path):
@@ -536,7 +545,7 @@ def test_augmentation_and_dropout_grow_over_the_first_half(dataset, tmp_path):
     result = train_with(tmp_path, GROWING, "--num-epochs", 2, "--augment", 2, "--dropout", 0.4)
     assert result.returncode == 0, result.stderr
     told = [line.split() for line in result.stdout.splitlines()]
-    strengths = [float(words[1]) for words in told if words[:1] == ["strength"]][1:]  # the first is for TensorBoard
+    strengths = [float(words[1]) for words in told if words[:1] == ["strength"]]
     dropouts = [[float(share) for share in words[1:]] for words in told if words[:1] == ["dropout"]]
     growth = [min(1, (step + 0.5) / 6) for step in range(12)]  # 12 steps of 4 photos
     assert strengths == pytest.approx([2 * share for share in growth])
