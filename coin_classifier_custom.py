@@ -459,8 +459,7 @@ class Trainer:
         val = {"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean().item()}  # nan without photos
         train, is_first = progress.train_metrics(), not progress.best_epoch
         estimate = estimate_temperature(self.targets.cpu(), self.train.labels, train["accuracy"])
-        in_band = torch.from_numpy(bands_of(self.classes)[1])
-        is_best = progress.end_epoch(logits, labels, in_band, estimate)
+        is_best = progress.end_epoch(logits, labels, torch.from_numpy(bands_of(self.classes)[1]), estimate)
         log.epoch(progress.epochs, train, val if len(labels) else {}, evaluation)
         if self.finished():
             log.result(self.config, {"best accuracy": progress.best_val_acc, "lowest loss": progress.lowest_loss})
