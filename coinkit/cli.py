@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import difflib
+import errno
 import os
 import re
 import shlex
@@ -87,8 +88,10 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:
         discard_output()
         sys.exit(141)
-    except (UserError, OSError) as error:
+    except UserError as error:
         sys.exit(f"Error: {error}")
+    except OSError as error:
+        sys.exit(f"Error: {in_words(error)}")
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -96,6 +99,14 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def in_words(error: OSError) -> str:
+    """Return what the system says, and of which file, without its number."""
+    if not error.strerror:
+        return printable(error)
+    advice = ": free some space, or write to another disk" if error.errno == errno.ENOSPC else ""
+    return f"{printable(error.filename)}: {error.strerror}{advice}" if error.filename else f"{error.strerror}{advice}"
 
 
 def prepare_streams() -> None:

@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,19 +84,26 @@ def atomic_write(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target` to write to; it replaces `target` at the end, unless there is an error.
 
     Raises:
-        UserError: `target` is a folder, or its own folder cannot be made.
+        UserError: `target` is a folder, its own folder cannot be made, or nothing can be written there.
     """
     if target.is_dir():
         raise UserError(f"{target} is a folder: give the name of a file.")
     partial = target.with_name(short_name(target.name, ".partial"))
     make_folder(target.parent)
-    partial.unlink(missing_ok=True)  # a killed run may have left it, as a hard link to a file that must not change
     try:
+        partial.unlink(missing_ok=True)  # a killed run may have left it, as a hard link to a file that must not change
         yield partial
         write_to_disk(partial)
         os.replace(partial, target)
+    except OSError as error:
+        if str(error.filename) != str(partial) or error.errno in DISK_FULL:
+            raise
+        if error.errno == errno.ENOENT:
+            raise UserError(f"another run is writing {target}, too: write to another file, or wait.") from None
+        raise cannot_write(target.parent, error) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_to_disk(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 import time
 import warnings
 from concurrent.futures import Executor
@@ -59,6 +60,7 @@ class TensorBoardLog:
         from torch.utils.tensorboard import SummaryWriter  # takes a second, which predict.py saves
 
         self.close()
+        threading.excepthook = tell_of_thread
         try:
             self.train, self.val = (
                 SummaryWriter(self.folder / name, purge_step=first_epoch) for name in ("train", "val")
@@ -159,6 +161,12 @@ def relative_path(path: Path, folder: Path) -> str:
 def left_out_if_it_fails(what: str) -> AbstractContextManager:
     """Tell in a line that something cannot be drawn or logged, and go on."""
     return told_if_it_fails(f"TensorBoard shows no {what} this time")
+
+
+def tell_of_thread(failure: threading.ExceptHookArgs) -> None:
+    """Tell in a line, and not in a traceback, that a thread in which TensorBoard writes has ended."""
+    with left_out_if_it_fails("more"):
+        raise failure.exc_value
 
 
 def table(header: list[str], rows: object) -> str:

@@ -154,6 +154,37 @@ def test_a_disk_that_does_not_tell_its_free_space_is_used(tmp_path, monkeypatch,
         (tmp_path / "set" / "file").write_text("written")
 
 
+def predict(trained, cwd, *options):
+    test, checkpoint = trained / "coin_dataset" / "test", trained / BEST
+    return run_script("predict.py", test, "--checkpoint", checkpoint, "--device", "cpu", *options, cwd=cwd)
+
+
+def test_a_disk_that_is_full_is_said_in_words_and_ends_no_training(trained, tmp_path):
+    disk = tmp_path / "disk"
+    mount(disk, "-t", "tmpfs", "-o", "size=40k", "tmpfs")
+    try:
+        training = train(tmp_path, "--data", trained / "coin_dataset", "--runs", disk, "--num-epochs", 2)
+        grading = predict(trained, tmp_path, "--html", disk / "grades.html")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert_fails(grading, "No space left", "free some space")
+    assert "[Errno" not in grading.stderr
+    assert training.returncode == 0 and "The model is in" in training.stdout
+    lines = training.stderr.splitlines()
+    assert lines and all(line.startswith("TensorBoard shows no") for line in lines)
+
+
+def test_two_writers_of_one_file_are_told(tmp_path):
+    with (
+        pytest.raises(UserError, match="another run is writing .*grades.csv"),
+        files.atomic_write(tmp_path / "grades.csv") as first,
+    ):
+        first.write_text("first")
+        with files.atomic_write(tmp_path / "grades.csv") as second:
+            second.write_text("second")
+    assert [path.name for path in tmp_path.iterdir()] == ["grades.csv"]
+
+
 def test_a_disk_that_can_only_be_read_is_said_in_words(images, trained, tmp_path):
     disk = tmp_path / "disk"
     mount(disk, "-t", "tmpfs", "-o", "ro", "tmpfs")
@@ -162,6 +193,8 @@ def test_a_disk_that_can_only_be_read_is_said_in_words(images, trained, tmp_path
             run_script("prepare_dataset.py", "--output", disk / "set", cwd=tmp_path),
             run_script("prepare_dataset.py", "--output", disk, cwd=tmp_path),
             train(tmp_path, "--data", trained / "coin_dataset", "--output", disk, "--num-epochs", 1),
+            predict(trained, tmp_path, "--csv", disk / "grades.csv"),
+            predict(trained, tmp_path, "--html", disk / "grades.html"),
         ]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
