@@ -65,7 +65,7 @@ NEIGHBOURS = 16
 class View(NamedTuple):
     """How a photo is looked at: as it is, or changed as people change copies."""
 
-    trimmed: bool = False  # without its border
+    trimmed: bool = False  # without its border, and laid on its side if it is higher than wide
     swapped: bool = False  # obverse and reverse
     mirrored: bool = False  # left and right
     flipped: bool = False  # top and bottom; mirrored and flipped is turned by 180 degrees
@@ -213,7 +213,13 @@ def _open_faces(file: Path | Faces, trimmed: bool) -> np.ndarray | None:
         pixels = open_coin(file, 4 * FACE, 2 * FACE).photo
     except PhotoError:
         return None
-    return read_faces(trim_border(pixels) if trimmed else pixels)
+    return read_faces(_without_border(pixels) if trimmed else pixels)
+
+
+def _without_border(photo: Image.Image) -> Image.Image:
+    """Return a photo without its border; if it is then higher than wide, it is turned by 90 degrees."""
+    photo = trim_border(photo)
+    return photo.transpose(Image.Transpose.ROTATE_90) if photo.height > photo.width else photo
 
 
 def find_candidates(photos: list[Photo]) -> list[tuple[int, int, int, View]]:
@@ -274,7 +280,7 @@ def perceptual_hash(photo: Image.Image) -> str:
 def other_hashes(photo: Image.Image) -> str:
     """Return the perceptual hashes of a photo without its border, with its faces swapped, and cropped."""
     photo = photo.convert("L").reduce(max(1, photo.width // (2 * FACE)))
-    trimmed = trim_border(photo)
+    trimmed = _without_border(photo)
     swapped = ImageChops.offset(photo, photo.width // 2, 0)
     right, bottom = photo.width * CROP, photo.height * CROP
     cropped = photo.crop((right, bottom, photo.width - right, photo.height - bottom))

@@ -570,6 +570,8 @@ def test_what_was_taken_for_one_coin_is_listed_and_can_be_turned_off(images, tmp
 
 CHANGES = {
     "turned": lambda photo: photo.rotate(180),
+    "on_its_side": lambda photo: photo.rotate(90, expand=True),
+    "on_its_other_side": lambda photo: photo.rotate(-90, expand=True),
     "mirrored": ImageOps.mirror,
     "upside_down": ImageOps.flip,
     "swapped": lambda photo: ImageChops.offset(photo, photo.width // 2, 0),
