@@ -82,10 +82,10 @@ class LabelCheck:
             Exception: of any kind, if something is missing or wrong.
         """
         keys = zip(state["digests"].tolist(), state["labels"].tolist(), strict=True)
-        row_of = {key: row for row, key in enumerate(keys)}
-        rows = [row_of.get(key) for key in zip(self.digests.tolist(), self.labels.tolist(), strict=True)]
-        here = [photo for photo, row in enumerate(rows) if row is not None and self.digests[photo]]
-        there = [rows[photo] for photo in here]
+        row_of = {key: row for row, key in enumerate(keys) if key[0]}
+        keys = zip(self.digests.tolist(), self.labels.tolist(), strict=True)
+        rows = [(photo, row_of[key]) for photo, key in enumerate(keys) if key in row_of]
+        here, there = torch.tensor(rows, dtype=torch.long).reshape(-1, 2).unbind(dim=1)
         self.sums.zero_()[here], self.epochs.zero_()[here] = state["sums"][there], state["epochs"][there]
 
 
