@@ -135,9 +135,15 @@ def hidden_sibling(folder: Path, suffix: str) -> Path:
 
 @cache
 def can_rename(folder: Path) -> bool:
-    """Tell whether a folder can be renamed, if there is one. A mount, such as a Docker volume, cannot."""
+    """Tell whether a folder can be renamed, if there is one.
+
+    A mount, such as a Docker volume, cannot. The folder that a shell is in should not: the shell would stay in the old
+    one, which is deleted.
+    """
     if not folder.is_dir():
         return True
+    if Path.cwd().is_relative_to(folder):
+        return False
     try:
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:20]}.") as occupied:
             Path(occupied, "file").touch()

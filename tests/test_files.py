@@ -59,6 +59,16 @@ def test_a_dataset_and_a_report_are_written_to_a_volume(images, trained, tmp_pat
     assert_fails(run_script("evaluate.py", *options, "--output", volume, cwd=tmp_path), "mine.txt", "would be lost")
 
 
+def test_the_folder_that_a_shell_is_in_is_written_to(images, tmp_path):
+    (tmp_path / "set").mkdir()
+    inode = (tmp_path / "set").stat().st_ino
+    for _ in range(2):
+        result = run_script("prepare_dataset.py", "--source", images, "--output", ".", cwd=tmp_path / "set")
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "set").stat().st_ino == inode
+    assert names(tmp_path / "set") == {"train", "val", "test", "manifest.csv", ".manifest.csv"}
+
+
 @pytest.mark.parametrize("name", ["diary.txt", ".secret"])
 def test_what_somebody_else_keeps_on_a_volume_is_not_touched(images, tmp_path, volume, name):
     (volume / name).write_text("mine")
