@@ -16,6 +16,7 @@ from torch import Tensor
 from coinkit.cli import UserError, usable_cores
 from coinkit.faces import Faces, first_file
 from coinkit.manifest import Photo, read_manifest
+from coinkit.photos import PhotoError, read_photo_file
 
 
 def training_digests(digests: Sequence[int | None], dataset: Path) -> Tensor:
@@ -71,11 +72,10 @@ def file_digests(paths: Sequence[Path]) -> list[int | None]:
 
 
 def file_digest(path: Path) -> int | None:
-    """Return the start of the SHA-256 of a file as a number, or None if it cannot be read."""
+    """Return the start of the SHA-256 of a photo's file as a number, or None if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return int64(hashlib.file_digest(file, "sha256").hexdigest())
-    except OSError:
+        return int64(hashlib.sha256(read_photo_file(path)).hexdigest())
+    except PhotoError:
         return None
 
 

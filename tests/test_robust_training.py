@@ -97,13 +97,15 @@ def test_training_on_photos_larger_than_prepared_is_told_at_once(dataset, tmp_pa
 
 
 @POSIX
-def test_a_link_to_nowhere_is_left_out_and_named(dataset, tmp_path):
+def test_a_link_to_nowhere_and_a_pipe_are_left_out_and_named(dataset, tmp_path):
     for split in ("train", "val", "test"):
         (dataset / split / "vf30" / "gone.jpg").symlink_to("nowhere.jpg")
-    result = train(tmp_path, "--num-epochs", 1)
+    os.mkfifo(dataset / "train" / "vf30" / "pipe.jpg")
+    result = train(tmp_path, "--num-epochs", 1, timeout=100)
     assert result.returncode == 0, result.stderr
     for split in ("train", "val"):
         assert f"Left out: {os.path.join('coin_dataset', split, 'vf30', 'gone.jpg')}: no such file" in result.stderr
+    assert "pipe.jpg: not a file" in result.stderr
     result = run_script("evaluate.py", "--split", "val", "--output", "evaluated", cwd=tmp_path)
     assert "gone.jpg: no such file" in result.stderr and (tmp_path / "evaluated" / "index.html").exists()
     assert train(tmp_path, "--num-epochs", 2, "--resume").returncode == 0
