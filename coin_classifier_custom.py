@@ -750,8 +750,8 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     checkpoint = last = None
     if args.resume and (args.init_from or args.pretrained):
         parser.error(f"--init-from and --pretrained do not go with --resume, which has the weights of {LAST}")
-    if args.resume and (args.preset or args.graph):
-        print("--preset and --graph are for the start of a run, and are ignored: --resume has the options of the run.")
+    if ignored := [f"--{name}" for name in ("preset", "graph") if args.resume and getattr(args, name)]:
+        print(f"The run goes on with its own options, so this is ignored: {', '.join(ignored)}.")
     options = config_to_flags(PRESETS[args.preset]) if args.preset else []
     if args.resume:
         last = args.output / args.resume if args.resume.parent == Path() else args.resume

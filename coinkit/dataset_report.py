@@ -95,7 +95,8 @@ def print_warnings(photos: list[Photo]) -> None:
         )
 
     imbalance = max(totals.values()) / min(totals.values())
-    print(f"\nThe largest grade has {imbalance:.1f} times the photos of the smallest.")
+    if imbalance > 1:
+        print(f"\nThe largest grade has {imbalance:.1f} times the photos of the smallest.")
     if imbalance > MAX_IMBALANCE:
         print(f"Warning: above {MAX_IMBALANCE} times, the model favours large grades; train with --class-weights.")
 

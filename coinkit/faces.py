@@ -68,7 +68,7 @@ class OpenedCoin(NamedTuple):
     def notes(self) -> list[str]:
         """What is unusual about it; it can still be used."""
         unsure = [face for face, circle in zip(FACE_FOLDERS, self.circles, strict=False) if circle.certainty < SURE]
-        notes = [f"check where the {' and the '.join(unsure)} was cut out"] if unsure else []
+        notes = [f"check how the coin was cut out ({', '.join(unsure)})"] if unsure else []
         return photo_notes(self.photo, self.original_size) + notes
 
 

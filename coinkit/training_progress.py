@@ -84,6 +84,8 @@ class Progress:
             photos: in an epoch.
             num_epochs: that the training is to have.
         """
+        if self.history:
+            val = val | {"loss": self.history[-1][2]}  # after calibration, by which epochs are compared
         parts = [f"Epoch {self.epochs:{len(str(num_epochs))}}/{num_epochs}"]
         for name, form in (("loss", ".3f"), ("accuracy", ".0%")):
             validation = "" if math.isnan(val[name]) else f" (validation {val[name]:{form}})"

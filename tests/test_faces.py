@@ -180,7 +180,7 @@ def test_a_circle_beyond_the_photo_or_a_photo_of_nothing_has_a_reason(tmp_path):
 
 def test_an_unsure_circle_is_noted():
     circles = Coin(50, 50, 40, SURE), Coin(50, 50, 40, SURE - 0.01)
-    assert OpenedCoin(draw_photo(1), (200, 100), circles).notes == ["check where the reverse was cut out"]
+    assert OpenedCoin(draw_photo(1), (200, 100), circles).notes == ["check how the coin was cut out (reverse)"]
     assert not OpenedCoin(draw_photo(1), (200, 100), circles[:1]).notes
 
 
