@@ -168,7 +168,7 @@ def find_inputs(names: list[str]) -> list[Path]:
         path = Path(name)
         matches = [path] if os.path.lexists(name) or not glob.has_magic(name) else expand_pattern(path)
         found = chain(*(find_photos(match, recursive=True) if os.path.isdir(match) else [match] for match in matches))
-        paths += list(found) or [path]  # without a match, it is reported later as a photo that cannot be read
+        paths += list(found) or matches or [path]  # without photos, these are reported later
     return list(dict.fromkeys(paths))
 
 

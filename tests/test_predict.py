@@ -76,6 +76,8 @@ def test_patterns_in_a_folder_with_brackets_and_of_folders(tmp_path, monkeypatch
     assert found("coins*") == found("coins [2020]") == ["coins [2020]/a[1].jpg", "coins [2020]/more/b.jpg"]
     assert found("[0-9]") == ["2/c.jpg"] and found("*/**/*.jpg")[0] == "2/c.jpg"
     assert found("*.png") == ["*.png"]
+    Path("empty").mkdir()
+    assert found("emp*") == ["empty"], "which has no photo, and not: no such file"
 
 
 def test_linked_folders_are_looked_into_and_those_of_thumbnails_are_not(tmp_path, monkeypatch):
