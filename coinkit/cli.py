@@ -15,8 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tqdm import tqdm
-
 LEAST_LIKENESS = 0.7  # of a flag to the one that is proposed for it, 0 to 1, as difflib has it
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt, from malloc.h
 
@@ -184,6 +182,8 @@ def told_if_it_fails(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        from tqdm import tqdm  # which a program that only opens photos need not have
+
         tqdm.write(f"{what}: {in_a_line(error)}", file=sys.stderr)
 
 
