@@ -1,8 +1,11 @@
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +40,25 @@ def images(tmp_path) -> Path:
     return tmp_path / "images"
 
 
-def run_script(name: str, *arguments, cwd: Path, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / name), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", **options)
+def run_script(name: str | Path, *arguments, cwd: Path, **options) -> subprocess.CompletedProcess:
+    """Run a script in a process of its own: a forked one, unless subprocess.run is to have further options."""
+    command = [str(ROOT / name), *map(str, arguments)]
+    if options or sys.platform != "linux":
+        command = [sys.executable, *command]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", **options)
+    server = fork_server()
+    with tempfile.TemporaryDirectory() as folder:
+        output = [Path(folder, name) for name in ("stdout", "stderr")]
+        print(json.dumps([*command[:1], command[1:], str(cwd), list(map(str, output))]), file=server.stdin, flush=True)
+        status = int(server.stdout.readline())
+        return subprocess.CompletedProcess(command, status, *(path.read_text("utf-8") for path in output))
+
+
+@cache
+def fork_server() -> subprocess.Popen:
+    """Start tests/fork_server.py. It ends with this process, when its standard input is closed."""
+    command = [sys.executable, str(ROOT / "tests" / "fork_server.py")]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 SMALL = ["--image-width", 64, "--image-height", 32, "--channels", 8, 8, 8, 8, "--fc-features", 16, 16]

@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -361,12 +363,12 @@ def test_photos_that_go_bad_are_left_out_up_to_a_limit(dataset, tmp_path):
 
 def run_with(cwd, change, script, *arguments):
     """Run a script after a change to the training's code, Python source that sees it as `coin`."""
-    lines = ["import sys, torch", "import coin_classifier_custom as coin", "from torch import nn", "step = 0", change]
-    lines += [f"import {script}", f"sys.argv = {[script, *map(str, arguments)]!r}", f"coin.run({script}.main)"]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], cwd=cwd, env=env, capture_output=True, text=True, encoding="utf-8"
-    )
+    lines = [f"import sys; sys.path.insert(0, {str(ROOT)!r})", "import torch; from torch import nn", "step = 0"]
+    lines += ["import coin_classifier_custom as coin", change, f"import {script}", f"coin.run({script}.main)"]
+    with tempfile.TemporaryDirectory() as folder:
+        changed = Path(folder, f"{script}.py")
+        changed.write_text("\n".join(lines), encoding="utf-8")
+        return run_script(changed, *arguments, cwd=cwd)
 
 
 def train_with(cwd, change, *options):
