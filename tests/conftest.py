@@ -44,6 +44,7 @@ def run_script(name: str | Path, *arguments, cwd: Path, **options) -> subprocess
     """Run a script in a process of its own: a forked one, unless subprocess.run is to have further options."""
     command = [str(ROOT / name), *map(str, arguments)]
     if options or sys.platform != "linux":
+        options.setdefault("env", os.environ | {"PYTHONPATH": str(ROOT)})
         command = [sys.executable, *command]
         return subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", **options)
     server = fork_server()

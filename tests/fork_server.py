@@ -55,8 +55,9 @@ def run_script(script: str, arguments: list[str], folder: str, output: list[str]
         status = 1
         traceback.print_exc()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if not stream.closed:
+            stream.flush()
     os._exit(1 if isinstance(status, str) else status or 0)
 
 

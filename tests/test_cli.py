@@ -47,7 +47,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.mark.parametrize("kind", ["notebook", "none", "closed"])
 def test_every_script_runs_in_a_notebook_and_without_streams(images, trained, tmp_path, kind):
     make_dataset(tmp_path / "data")
-    (tmp_path / "driver.py").write_text(ODD_STREAMS)
+    driver = tmp_path / "driver.py"
+    driver.write_text(ODD_STREAMS)
     commands = {
         "prepare_dataset": ["--output", "prepared"],
         "coin_classifier_custom": ["--data", "data", "--num-epochs", 1, *SMALL],
@@ -57,8 +58,7 @@ def test_every_script_runs_in_a_notebook_and_without_streams(images, trained, tm
         "make_demo_coins": ["--grades", "g06", "ms65", "--per-grade", 1, "--output", "demo"],
     }
     for script in commands if kind == "notebook" else ("prepare_dataset", "predict"):
-        command = [sys.executable, "driver.py", kind, ROOT / f"{script}.py", *commands[script]]
-        result = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True)
+        result = run_script(driver, kind, ROOT / f"{script}.py", *commands[script], cwd=tmp_path)
         assert result.returncode == 0, (script, result.stderr)
         assert "Traceback" not in result.stderr and bool(result.stdout) == (kind == "notebook"), script
     written = ("prepared", BEST, "report/index.html", "coin_classifier.pth", "demo")

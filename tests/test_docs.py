@@ -1,16 +1,13 @@
 """What the README and the pages under docs/ name is there: links, files, names in the code, flags, settings."""
 
 import re
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-from conftest import ROOT
+from conftest import ROOT, run_script
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SCRIPTS = ("prepare_dataset", "coin_classifier_custom", "predict", "evaluate", "export", "make_demo_coins")
-BENCHMARKS = ("accuracy", "predict_speed", "training_speed")  # those whose flags the pages name
+SCRIPTS = [script.name for script in ROOT.glob("*.py")]
+SCRIPTS += ["benchmarks/accuracy.py", "benchmarks/predict_speed.py", "benchmarks/training_speed.py"]
 FLAGS_OF_OTHERS = {"--logdir", "--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint"}  # and --help
 
 
@@ -26,8 +23,8 @@ def anchors(page) -> set[str]:
 
 
 @cache
-def flags_of(*command: str) -> set[str]:
-    result = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True)
+def flags_of(script: str) -> set[str]:
+    result = run_script(script, "--help", cwd=ROOT)
     assert result.returncode == 0, result.stderr
     return set(re.findall(r"--[a-z][\w-]*", result.stdout))
 
@@ -61,9 +58,7 @@ def test_the_map_of_the_code_is_whole_and_its_names_exist():
 
 
 def test_flags_are_known_to_a_command():
-    commands = [(f"{name}.py",) for name in SCRIPTS] + [("-m", f"benchmarks.{name}") for name in BENCHMARKS]
-    with ThreadPoolExecutor(2) as pool:
-        known = FLAGS_OF_OTHERS.union(*pool.map(lambda command: flags_of(*command), commands))
+    known = FLAGS_OF_OTHERS.union(*map(flags_of, SCRIPTS))
     for page, flag in find_all(r"(?<![\w-])--[a-z][\w-]*"):
         assert flag in known, f"{page.name}: {flag}"
 

@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT, SMALL, make_dataset, train
 from test_training import BEST, LAST, curves, load
 
-KILLS = int(os.environ.get("KILLS", 20))
+KILLS = int(os.environ.get("KILLS", 8))
 SIGNALS = ["SIGKILL", "SIGINT", "SIGTERM"] if os.name == "posix" else ["SIGTERM"]
 
 
