@@ -7,6 +7,7 @@ both coins decide (coinkit.coin_likeness).
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import groupby, product
 from pathlib import Path
@@ -21,10 +22,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
+from coinkit.cli import usable_cores
 from coinkit.coin_likeness import FACE, FacePair, read_faces, trim_border
 from coinkit.faces import Faces, open_coin, source_of
 from coinkit.manifest import Photo, usable_now_or_later
-from coinkit.photos import PhotoError, certificate_numbers, without_dates
+from coinkit.photos import PhotoError, certificate_numbers, prefetch, without_dates
 
 GROUPINGS = ("both", "certificate", "none")  # what tells photos of one coin: certificate numbers and looks, or less
 
@@ -173,25 +175,23 @@ def find_look_alikes(
     candidates = find_candidates(photos)
     coins = DisjointSet({index for first, second, *_ in candidates for index in (first, second)})
     faces = lru_cache(1000)(lambda index, trimmed: _open_faces(find_file(photos[index]), trimmed))
-    bar = tqdm(candidates, "Comparing coins", unit="pair", leave=False, disable=None)
+    by_coin = [list(pairs) for _, pairs in groupby(candidates, lambda pair: (pair[0], pair[3].trimmed))]
     links = {}
-    for (index, trimmed), pairs in groupby(bar, lambda candidate: (candidate[0], candidate[3].trimmed)):
-        coin = None
-        for _, other, bits, view in pairs:
-            if coins.connected(index, other):
-                continue
-            own, others = faces(index, trimmed), faces(other, trimmed)
-            likeness = None
-            if own is not None and others is not None:
-                coin = coin or FacePair(own)
-                likeness = coin.likeness(FacePair(view.apply(others)))
-            if likeness is None:
-                is_same = view == AS_IT_IS and bits <= SAME_COIN_BITS
-            else:
-                is_same = likeness >= SAME_COIN_LIKENESS
-            if is_same:
-                coins.merge(index, other)
-                links[index, other] = likeness or 0
+    cores = usable_cores()
+    with (
+        ThreadPoolExecutor(cores) as pool,
+        tqdm(total=len(candidates), desc="Comparing coins", unit="pair", leave=False, disable=None) as bar,
+    ):
+        likenesses = prefetch(pool, partial(_compare_with_others, faces=faces), by_coin, ahead=2 * cores)
+        for pairs, likenesses_of_coin in zip(by_coin, likenesses, strict=True):
+            for (index, other, bits, view), likeness in zip(pairs, likenesses_of_coin, strict=True):
+                if likeness is None:
+                    is_same = view == AS_IT_IS and bits <= SAME_COIN_BITS
+                else:
+                    is_same = likeness >= SAME_COIN_LIKENESS
+                if is_same and coins.merge(index, other):
+                    links[index, other] = likeness or 0
+            bar.update(len(pairs))
 
     groups = [group for group in coins.subsets() if len(group) > 1]
     most = max(MAX_PHOTOS_OF_A_COIN, MAX_TIMES_THE_USUAL * median(map(len, groups))) if groups else 0
@@ -205,6 +205,20 @@ def find_look_alikes(
             example = photos[doubtful[0][0]].source
             doubts.append(f"{len(group)} photos look alike, so only copies are taken for one coin; one is {example}")
     return list(links)
+
+
+def _compare_with_others(
+    pairs: list[tuple[int, int, int, View]], faces: Callable[[int, bool], np.ndarray | None]
+) -> list[float | None]:
+    """Return the likeness of each pair of a coin with another, in the view of the other; None if it cannot be told."""
+    index, trimmed = pairs[0][0], pairs[0][3].trimmed
+    own, likenesses = faces(index, trimmed), []
+    coin = None if own is None else FacePair(own)
+    for _, other, _, view in pairs:
+        others = faces(other, trimmed)
+        comparable = coin is not None and others is not None
+        likenesses.append(coin.likeness(FacePair(view.apply(others))) if comparable else None)
+    return likenesses
 
 
 def _open_faces(file: Path | Faces, trimmed: bool) -> np.ndarray | None:
