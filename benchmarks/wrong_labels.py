@@ -38,6 +38,7 @@ WRONG = 0.05  # share of the training photos
 OFF = {"1 grade off": [1], "2 grades off": [2], "any grade": [1, 2, 3, 4]}  # kinds of wrong labels, in grades
 PARTS = ("all", "even", "odd")  # which training photos a network learns
 LISTED = (0.05, 0.1)  # shares of the training photos: how many of the wrong labels are among so many of the lowest
+COLUMNS = (*(f"lowest {share:.0%}" for share in LISTED), "ROC AUC")
 RESULTS = HERE / "wrong_labels.jsonl"
 TASK, SCALE = "morgan-5", "small"
 
@@ -196,18 +197,20 @@ def confident_learning(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def score_all(kind: str, seed: int) -> dict[str, list[float]]:
-    """Return for each way to rank the photos which share of the wrong labels is among the lowest, by `LISTED`."""
+    """Return for each way to rank the photos how well it finds the wrong labels: a number for each of `COLUMNS`."""
     results = {part: np.load(training_file(kind, seed, part)) for part in PARTS}
     whole = results["all"]
     labels, wrong = torch.from_numpy(whole["labels"]), torch.from_numpy(whole["wrong"])
     logits = torch.from_numpy(whole["logits"])
-    mean, mean_logits = logits.softmax(2).nanmean(0), logits.nanmean(0)
+    mean, of_mean_logits = logits.softmax(2).nanmean(0), logits.nanmean(0).softmax(1)
     unseen = torch.zeros_like(mean)  # probabilities of the photos that a network has not learned
     for part, other in (("even", "odd"), ("odd", "even")):
         unseen[results[other]["learned"]] = torch.from_numpy(results[part]["probabilities"])[results[other]["learned"]]
     rankings = {
-        "margin of the mean logits (this toolkit)": margin(mean_logits, labels),
-        "mean margin of the logits (AUM)": margin(logits, labels).nanmean(0),
+        "probability of the label, of the mean logits (this toolkit)": own(of_mean_logits, labels),
+        "distance from the label, of the mean logits": closeness(of_mean_logits, labels),
+        "margin of the mean logits": margin(logits.nanmean(0), labels),
+        "area under the margin": margin(logits, labels).nanmean(0),
         "margin of the mean probabilities": margin(mean, labels),
         "mean probability of the label": own(mean, labels),
         "mean distance from the label": closeness(mean, labels),
@@ -216,22 +219,32 @@ def score_all(kind: str, seed: int) -> dict[str, list[float]]:
         "margin, by cross-validation (twice the training)": margin(unseen, labels),
         "confident learning, by cross-validation": confident_learning(unseen, labels),
     }
-    counts = [round(share * len(labels)) for share in LISTED]
-    return {
-        name: [float(wrong[scores.argsort(stable=True)[:count]].sum() / wrong.sum()) for count in counts]
-        for name, scores in rankings.items()
-    }
+    return {name: score_ranking(scores, wrong) for name, scores in rankings.items()}
+
+
+def score_ranking(scores: Tensor, wrong: Tensor) -> list[float]:
+    """Return which share of the wrong labels is among the lowest scores, by `LISTED`, and the area under the ROC curve.
+
+    That area is the chance that a wrong label has a lower score than a right one.
+
+    Args:
+        scores: (N,), of the photos.
+        wrong: (N,), bool, whether their labels are wrong.
+    """
+    counts, ranked = [round(share * len(scores)) for share in LISTED], scores.argsort(stable=True)
+    lower = scores[wrong][:, None] < scores[~wrong]
+    return [*(float(wrong[ranked[:count]].sum() / wrong.sum()) for count in counts), lower.float().mean().item()]
 
 
 def print_table(results: list[dict]) -> None:
-    """Print which share of the wrong labels is found: mean and standard deviation over the seeds."""
-    titles = [f"{kind}, lowest {share:.0%}" for kind in OFF for share in LISTED]
+    """Print how well wrong labels are found: mean and standard deviation over the seeds."""
+    titles = [f"{kind}, {column}" for kind in OFF for column in COLUMNS]
     print(f"\n| ranked by | {' | '.join(titles)} |", "| --- " * (1 + len(titles)) + "|", sep="\n")
     for name in results[0]["found"] if results else ():
         cells = [
             [result["found"][name][place] for result in results if result["kind"] == kind] or [math.nan]
             for kind in OFF
-            for place in range(len(LISTED))
+            for place in range(len(COLUMNS))
         ]
         print(f"| {name} | {' | '.join(map(mean_and_deviation, cells))} |")
 

@@ -1,9 +1,9 @@
-"""Find training photos whose label may be wrong: while it learns, a network would rather give them another grade.
+"""Find training photos whose label may be wrong: how sure was a network, while it learned, of the grade it was told?
 
-A photo with a right label is like others of its grade, so the network agrees with the label early. A wrong label it
-learns by heart, late or never. The mean of the logits over the epochs tells the two apart: how far the label's is above
-that of the likeliest other grade, which is nearly the area under the margin (Pleiss et al. 2020, arXiv 2001.10528). It
-costs nothing, since each step of the training has these logits. benchmarks/wrong_labels.py measures what is found.
+A photo with a right label is like others of its grade, so the network becomes sure of the label early. A wrong label it
+learns by heart, late or never. So the photos are ranked by the probability of their label, by the softmax of the mean
+of the logits over the epochs. That costs nothing, since each step of the training has these logits. The area under the
+margin (Pleiss et al. 2020, arXiv 2001.10528) is alike, and finds a little less: benchmarks/wrong_labels.py measures it.
 """
 
 import csv
@@ -41,35 +41,33 @@ class LabelCheck:
         self.sums[photos] += logits
         self.epochs[photos] += 1
 
-    def logits(self) -> Tensor:
-        """Return the mean logits of each photo, (N, classes); nan for one that was never seen."""
-        return self.sums / self.epochs[:, None]
+    def probabilities(self) -> Tensor:
+        """Return the softmax of the mean logits of each photo, (N, classes); nan for one that was never seen."""
+        return (self.sums / self.epochs[:, None]).softmax(dim=1)
+
+    def label_probabilities(self) -> Tensor:
+        """Return the probability of the label of each photo, (N,); nan for one that was never seen."""
+        return self.probabilities().gather(1, self.labels[:, None])[:, 0]
 
     def others(self) -> Tensor:
         """Return the likeliest grade of each photo that is not its label, (N,), as an index."""
         return self.sums.scatter(1, self.labels[:, None], -torch.inf).argmax(dim=1)
 
-    def margins(self) -> Tensor:
-        """Return how far the mean logit of the label is above that of any other grade, (N,); nan if never seen."""
-        grades = torch.stack([self.labels, self.others()], dim=1)
-        label, other = self.logits().gather(1, grades).unbind(dim=1)
-        return label - other
-
     def ranked(self) -> list[int]:
-        """Return the indices of the photos: the lowest margin first, and those that were never seen last."""
-        return self.margins().argsort(stable=True).tolist()
+        """Return the indices of the photos: the least probable label first, and those that were never seen last."""
+        return self.label_probabilities().argsort(stable=True).tolist()
 
     def doubtful(self) -> list[int]:
-        """Return the indices of the photos to look at: those with the lowest margins, if these are below 0.
+        """Return the indices of the photos to look at: those with the least probable labels, if another is likelier.
 
         There are none if the network agrees with no more labels than one that always names the commonest grade. Then it
         has learned too little to judge.
         """
-        margins = self.margins()
-        if (margins > 0).sum() <= self.labels.bincount(minlength=1).max():
+        label, likeliest = self.label_probabilities(), self.probabilities().amax(dim=1)
+        if (label == likeliest).sum() <= self.labels.bincount(minlength=1).max():
             return []
-        most = min(MAX_DOUBTFUL, round(DOUBTFUL_SHARE * len(margins)))
-        return [photo for photo in self.ranked()[:most] if margins[photo] < 0]
+        most = min(MAX_DOUBTFUL, round(DOUBTFUL_SHARE * len(label)))
+        return [photo for photo in self.ranked()[:most] if label[photo] < likeliest[photo]]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds of it."""
@@ -91,7 +89,7 @@ class LabelCheck:
 
 def doubtful_coins(check: LabelCheck, train: Split, classes: list[str]) -> list[ShownCoin]:
     """Return the training photos whose labels a person should look at, the most doubtful first, for a page."""
-    photos, probabilities = check.doubtful(), check.logits().softmax(dim=1).numpy()
+    photos, probabilities = check.doubtful(), check.probabilities().numpy()
     paths = [train.paths[photo] for photo in photos]
     sources = find_sources(paths)
     return [
@@ -103,20 +101,18 @@ def doubtful_coins(check: LabelCheck, train: Split, classes: list[str]) -> list[
 def write_label_table(check: LabelCheck, train: Split, classes: list[str], target: Path) -> None:
     """Write a row for each training photo, the most doubtful label first, to a CSV file."""
     paths, doubtful = list(train.paths), set(check.doubtful())
-    probabilities, others, margins = check.logits().softmax(dim=1), check.others().tolist(), check.margins()
+    probabilities, others = check.probabilities(), check.others().tolist()
     sources = find_sources(paths)
     with (
         atomic_write(target) as partial,
         partial.open("w", newline="", encoding="utf-8-sig", errors="surrogateescape") as file,  # Excel needs the mark
     ):
         writer = csv.writer(file)
-        writer.writerow(
-            ["rank", "look", "photo", "source", "grade", "rather", "margin", "p(grade)", "p(rather)", "epochs"]
-        )
+        writer.writerow(["rank", "look", "photo", "source", "grade", "rather", "p(grade)", "p(rather)", "epochs"])
         for rank, photo in enumerate(check.ranked(), start=1):
             grade, other, path = int(train.labels[photo]), others[photo], paths[photo]
             look, source = "yes" if photo in doubtful else "", sources.get(path, "")
-            numbers = margins[photo], probabilities[photo][grade], probabilities[photo][other]
+            numbers = probabilities[photo][grade], probabilities[photo][other]
             row = [rank, look, path, source, classes[grade], classes[other], *(f"{number:.4f}" for number in numbers)]
             writer.writerow([*row, int(check.epochs[photo])])
 

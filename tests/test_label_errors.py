@@ -30,9 +30,18 @@ def test_the_photos_that_the_network_would_give_another_grade_come_first():
     check = check_of([wrong, wrong, half_wrong], labels)
     assert check.ranked()[:3] == [4, 7, 3] and check.doubtful() == [4, 7]
     assert check.others()[[4, 7]].tolist() == [0, 2]
-    assert check.margins()[[0, 3, 4, 8]].tolist() == [3.0, 1.0, -3.0, 1.0]
+    means = torch.tensor([[3.0, 0, 0], [2, 1, 0], [3, 0, 0], [1, 0, 2]])
+    expected = means.softmax(dim=1)[range(4), [0, 0, 1, 2]]
+    assert torch.allclose(check.label_probabilities()[[0, 3, 4, 8]], expected)
     unseen = check_of([], labels)
     assert unseen.ranked() == list(range(60)) and not unseen.doubtful()
+
+
+def test_a_label_is_the_more_doubtful_the_less_probable_it_is():
+    """Also if it is no further below the likeliest grade than another label: two other grades may be likely."""
+    check = LabelCheck([1, 2], torch.tensor([1, 1]), 3)
+    check.add(torch.arange(2), torch.tensor([[3.1, 0, -9], [3, 0, 3]]))
+    assert check.ranked() == [1, 0]
 
 
 def test_a_network_that_names_one_grade_doubts_no_label():
@@ -64,7 +73,8 @@ def test_a_wrong_label_is_found_in_a_training_and_shown(tmp_path):
     first, last = rows[0], rows[-1]
     assert first["photo"].endswith("wrong.jpg") and first["source"] == str(source)
     assert (first["grade"], first["rather"], first["look"], first["epochs"]) == ("ms65", "g06", "yes", "15")
-    assert float(first["margin"]) < 0 < float(last["margin"]) and not last["look"]
+    assert float(first["p(grade)"]) < float(first["p(rather)"]) and not last["look"]
+    assert float(first["p(grade)"]) < float(last["p(grade)"]) > float(last["p(rather)"])
     for _ in range(2):
         page = (tmp_path / "report" / "index.html").read_text("utf-8")
         assert "Labels to check" in page and "ms65, or rather g06?" in page and str(source) in page
