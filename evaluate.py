@@ -33,7 +33,6 @@ from coinkit.faces import find_coins, read_circles
 from coinkit.grades import class_name
 from coinkit.inference import load_networks
 from coinkit.label_errors import doubtful_in_checkpoint
-from coinkit.metrics import METRICS
 from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, SPLITS, find_photos
 from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report
 from coinkit.review import ShownCoin
@@ -207,9 +206,9 @@ def find_doubtful_labels(dataset: Path, path: Path, checkpoint: dict) -> list[Sh
 def print_metrics(evaluation: Evaluation) -> None:
     """Print the metrics, and precision and recall of each grade, with their intervals."""
     print(f"{len(evaluation.paths)} photos of {len(evaluation.classes)} grades\n")
-    width = max(len(metric.name) for metric in METRICS.values())
+    width = max(len(metric.name) for metric in evaluation.metrics.values())
     print(f"{'':{width}}  {'value':>8}   95 % interval")
-    for key, metric in METRICS.items():
+    for key, metric in evaluation.metrics.items():
         value, interval = format_estimate(evaluation.score[key], metric.format)
         print(f"{metric.name:{width}}  {value:>8}   {interval}")
     width = max(map(len, [*evaluation.classes, "grade"]))

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
+from coinkit.classes import has_bands
 from coinkit.cli import UserError
 from coinkit.comparison import Comparison
 from coinkit.dataset import Split, normalise, to_tensor
@@ -37,6 +38,7 @@ from coinkit.metrics import (
     METRICS,
     Estimate,
     GradeScore,
+    Metric,
     Predictions,
     confusion_matrix,
     estimate_score,
@@ -88,6 +90,11 @@ class Evaluation:
     def score(self) -> dict[str, Estimate]:
         """The value of each of `METRICS`, with its interval."""
         return estimate_score(self.predictions)
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The `METRICS` to show: without the accuracy of the band where each class is a band, since the two are one."""
+        return {key: metric for key, metric in METRICS.items() if key != "band_accuracy" or has_bands(self.classes)}
 
     @cached_property
     def grades(self) -> dict[str, GradeScore]:
@@ -203,7 +210,6 @@ def write_report(
             words=words,
             about=about,
             comparison=comparison,
-            metrics=METRICS,
             format_estimate=format_estimate,
             confusion=picture_uri(confusion),
             reliability=picture_uri(reliability),
