@@ -80,13 +80,24 @@ def main() -> int:
     if args.min_confidence is None:  # what validation says; of several networks, the mean
         thresholds = [mean(network.unsure_below for network in networks)]
         thresholds.append(mean(network.unsure_band_below for network in networks))
+
+    def tell(line: str) -> None:
+        try:
+            tqdm.write(line)
+        except BrokenPipeError:
+            if not (args.csv or args.html or args.heatmap):
+                raise
+            discard_output()  # the files are wanted all the same
+
     if args.json:
         format_prediction = format_json
     elif len(paths) == 1:
         format_prediction = format_text
     else:
-        width, grade_width = max(len(printable(path)) for path in paths), max(map(len, classes))
-        format_prediction = partial(format_line, width=width, grade_width=grade_width)
+        widths = max(len(printable(path)) for path in paths), max(map(len, [*classes, "grade"]))
+        format_prediction = partial(format_line, widths=widths)
+        if has_bands(classes):  # of two answers in a line, it is told which is which
+            tell(pad_line("photo", [("grade", "confidence"), ("band", "confidence")], "note", widths))
 
     unreadable = len(alone)
     coins = []  # for --html
@@ -98,12 +109,7 @@ def main() -> int:
                 unreadable += 1
                 continue
             prediction = make_prediction(path, *result, classes, top_k, *thresholds)
-            try:
-                tqdm.write(format_prediction(prediction))
-            except BrokenPipeError:
-                if not (args.csv or args.html or args.heatmap):
-                    raise
-                discard_output()  # the files are wanted all the same
+            tell(format_prediction(prediction))
             if table:
                 table.writerow(format_row(prediction))
             if args.heatmap:
@@ -247,11 +253,17 @@ def format_text(prediction: Prediction) -> str:
     return "\n".join(lines + (["", f"Note: {prediction.note}"] if prediction.note else []))
 
 
-def format_line(prediction: Prediction, width: int, grade_width: int) -> str:
-    """Return the line for one of many photos; its path and grade are padded to these widths."""
+def format_line(prediction: Prediction, widths: tuple[int, int]) -> str:
+    """Return the line for one of many photos: path, grade, perhaps band, and note."""
     answers = filter(None, (prediction.top[0], prediction.band))
-    answers = [f"{name:{grade_width}}  {confidence:7.2%}" for name, confidence in answers]
-    return "  ".join([f"{printable(prediction.photo):{width}}", *answers, prediction.note]).rstrip()
+    answers = [(name, f"{confidence:.2%}") for name, confidence in answers]
+    return pad_line(printable(prediction.photo), answers, prediction.note, widths)
+
+
+def pad_line(photo: str, answers: list[tuple[str, str]], note: str, widths: tuple[int, int]) -> str:
+    """Return a line of a table; the widths are those of the photo's path and of a grade."""
+    cells = [f"{name:{widths[1]}}  {confidence:>10}" for name, confidence in answers]
+    return "  ".join([f"{photo:{widths[0]}}", *cells, note]).rstrip()
 
 
 def format_json(prediction: Prediction) -> str:

@@ -281,7 +281,9 @@ def test_grades_are_summed_to_bands(trained, tmp_path):
     assert re.findall(r"<p>Band (\w+): ", (tmp_path / "grades.html").read_text("utf-8"))
     band, share = expected[0]
     result = predict(trained, *photos, "--checkpoint", checkpoint)
-    assert re.search(rf"%  {band} +{share:.2%}$", result.stdout, re.MULTILINE)
+    header, first, _ = result.stdout.splitlines()
+    assert header.split() == ["photo", "grade", "confidence", "band", "confidence", "note"]
+    assert re.search(rf"%  {band} +{share:.2%}$", first) and first.index(f"  {band} ") + 2 == header.index("band")
 
     content = torch.load(checkpoint, weights_only=True)
     torch.save(content | {"unsure_band_below": share + 0.01}, checkpoint)
