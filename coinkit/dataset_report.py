@@ -2,7 +2,9 @@
 
 from collections import Counter, defaultdict
 from pathlib import Path
+from statistics import median
 
+from coinkit.classes import bands_of
 from coinkit.cli import printable
 from coinkit.files import is_hidden
 from coinkit.grades import is_proof, scale_order, sheldon_number
@@ -92,6 +94,13 @@ def print_warnings(photos: list[Photo]) -> None:
     if unknown or same_number:
         print(
             "If you did not mean that, join them with --classes FILE.csv, or rename their folders, and run this again."
+        )
+
+    middle, bands = median(totals.values()), bands_of(grades)[0]
+    if middle < PHOTO_COUNT_RATINGS["usable"] and 1 < len(bands) < len(grades):
+        print(
+            f"\nMost of the {len(grades)} grades have too few photos (median: {middle:g}). --classes bands, or five, "
+            "joins grades: a network tells such classes apart far better (docs/classes.md)."
         )
 
     imbalance = max(totals.values()) / min(totals.values())

@@ -16,6 +16,8 @@ from PIL import Image, ImageChops, ImageDraw, ImageOps
 
 import prepare_dataset
 from coinkit import near_duplicates
+from coinkit.dataset_report import print_warnings
+from coinkit.manifest import Photo
 from coinkit.photos import certificate_numbers
 
 
@@ -418,6 +420,22 @@ def test_what_may_be_a_mistake_is_said(images, tmp_path):
     assert f"(.xmp, none): 3 in {folder.relative_to(tmp_path)}\n" in result.stdout
     assert "--reshuffle splits anew" in result.stdout
     assert manifest(tmp_path) == rows
+
+
+@pytest.mark.parametrize(
+    ("grades", "photos_of_each", "is_told"),
+    [
+        (("vf20", "vf30", "ms65"), 19, True),
+        (("vf20", "vf30", "ms65"), 20, False),
+        (("vf30", "au58", "ms65"), 5, False),  # each is a band of its own
+        (("ms63", "ms64", "ms65"), 5, False),  # nothing would be left to tell apart
+        (("nice", "ugly"), 5, False),
+    ],
+)
+def test_joining_grades_is_named_where_most_have_few_photos(grades, photos_of_each, is_told, capsys):
+    photos = [Photo(f"{grade}/{number}.jpg", grade, "train") for grade in grades for number in range(photos_of_each)]
+    print_warnings(photos)
+    assert ("--classes bands" in capsys.readouterr().out) == is_told
 
 
 def test_raw_files_of_cameras_are_named_unless_a_photo_was_made_of_them(images, tmp_path):
