@@ -656,7 +656,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     if trainer.progress.epochs >= args.num_epochs:
         print(f"This run has trained {trainer.progress.epochs} epochs already: a larger --num-epochs trains further.")
     elif args.resume:
-        print(f"Going on after step {trainer.progress.steps}, in epoch {trainer.progress.epochs + 1}")
+        print(f"Going on after {trainer.progress.place(args.num_epochs)}")
     elif unfinished := checkpoints.describe_unfinished(args.output / LAST):
         print(unfinished)
     print(f"Watch it: tensorboard --logdir={quoted(trainer.log_dir.parent)}\n", flush=True)
@@ -670,7 +670,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     except Stopped:
         instead = " instead of --init-from or --pretrained" if args.init_from or args.pretrained else ""
         instead = ", without the file" if args.resume and args.resume.name != LAST else instead
-        print(f"Stopped at step {trainer.progress.steps}. To go on, give the same command with --resume{instead}.")
+        print(f"Stopped at {trainer.progress.place(args.num_epochs)}. To go on, run it again with --resume{instead}.")
         if trainer.progress.best_epoch:
             print(f"The best epoch so far, {trainer.progress.best_epoch}, can already predict: {to_predict}")
         # If another process did not exit with 0, torchrun would kill the main one, which may still be saving.

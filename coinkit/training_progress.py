@@ -56,6 +56,10 @@ class Progress:
         """Set what the current epoch has done to 0."""
         self.seen, self.loss_sum, self.correct, self.gradient_sum, self.seconds = 0, 0.0, 0, 0.0, 0.0
 
+    def place(self, num_epochs: int) -> str:
+        """Return in words how far the run has come in a training of this many epochs."""
+        return f"step {self.steps}, in epoch {self.epochs + 1} of {num_epochs}"
+
     def seconds_left(self, photos: int, num_epochs: int) -> float:
         """Return how long the training will take from here, at the speed of the current epoch of this many photos."""
         return ((num_epochs - self.epochs) * photos - self.seen) * self.seconds / self.seen

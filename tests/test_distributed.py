@@ -81,7 +81,7 @@ def test_two_processes_learn_what_one_does(start, one_process, tmp_path):
 def test_a_signal_to_one_stops_both_and_one_process_goes_on(start, one_process, tmp_path):
     make_dataset(tmp_path / "coin_dataset", **PHOTOS)
     result = torchrun(tmp_path, *start, second_process="os.kill(os.getpid(), signal.SIGTERM)")
-    assert "Stopped at step 9." in result.stdout, result.stderr
+    assert "Stopped at step 9, in epoch 2 of 2." in result.stdout, result.stderr
     assert load(tmp_path)["progress"]["steps"] == 9
     result = train(tmp_path, *SAME, "--resume")
     assert result.returncode == 0, result.stderr
