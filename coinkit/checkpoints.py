@@ -50,6 +50,8 @@ def load_checkpoint(path: Path, needed: dict[str, type] = NEEDED_TO_PREDICT, mma
         others = ("*_best.pth", "*.pth") if needed == NEEDED_TO_PREDICT else ()  # --resume needs the latest state
         nearby = find_nearby(path, glob.escape(path.name), *others)
         advice = f"did you mean {nearby}?" if nearby else "run python coin_classifier_custom.py first, or name another."
+        if nearby and others and read_progress(nearby).get("epochs") == 0:
+            advice = f"the training of {nearby} has not finished its first epoch."
         raise UserError(f"no checkpoint {path.resolve()}: {advice}")
     if path.suffix.lower() == ".onnx":
         raise UserError(f"{path} is for ONNX Runtime (docs/onnx.md): name the .pth file that it was exported from.")

@@ -19,12 +19,12 @@ from PIL import Image
 import predict as command
 from coin_classifier_custom import CoinClassifier
 from coinkit.augment import affine_faces
-from coinkit.checkpoints import FORMAT_VERSION
+from coinkit.checkpoints import FORMAT_VERSION, load_checkpoint
 from coinkit.classes import has_bands
 from coinkit.cli import UserError
 from coinkit.review import write_grades
 
-BEST = "coin_classifier_custom_best.pth"
+BEST, LAST = "coin_classifier_custom_best.pth", "coin_classifier_custom_last.pth"
 
 
 def predict(cwd, *arguments):
@@ -167,6 +167,12 @@ def test_a_checkpoint_that_is_not_there_is_looked_for_nearby(trained, tmp_path):
     draw_photo(1).save(tmp_path / "photo.jpg")
     full = tmp_path.resolve() / BEST
     assert_fails(predict(tmp_path, "photo.jpg"), f"no checkpoint {full}: run python coin_classifier_custom.py first")
+    for epochs, advice in ((0, "the training of {} has not finished its first epoch."), (1, "did you mean {}?")):
+        last = torch.load(trained / LAST, weights_only=True)
+        torch.save(last | {"progress": last["progress"] | {"epochs": epochs}}, tmp_path / LAST)
+        with pytest.raises(UserError, match=re.escape(advice.format(tmp_path / LAST))):
+            load_checkpoint(tmp_path / BEST)
+    (tmp_path / LAST).unlink()
     for name in ("a/other.pth", "b/x_best.pth", f"c/{BEST}"):
         (tmp_path / name).parent.mkdir()
         shutil.copy(trained / BEST, tmp_path / name)
