@@ -118,7 +118,8 @@ def history_of(path: Path, checkpoint: dict) -> tuple[list[list[float]], int | N
     with damage_as_user_error(path):
         history = checkpoint.get("progress", {}).get("history", [])
         epochs = [[float(value) for value in (train, val, loss)] for train, val, loss in history]
-        return epochs, checkpoint.get("config", {}).get("num_epochs")
+        num_epochs = checkpoint.get("config", {}).get("num_epochs")
+        return epochs, None if num_epochs is None else int(num_epochs)
 
 
 def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comparison:

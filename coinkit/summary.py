@@ -7,8 +7,9 @@ from coinkit.report import Evaluation
 MANY_PHOTOS_FOR_ONE_GRADE = 10  # from this many photos on, naming few of the grades is no accident
 FEW_GRADES = 0.5  # a model that names at most this share of the grades names only a few
 OVERFITTING = 0.2  # training accuracy this much above validation accuracy
-MIN_EPOCHS = 8  # fewer do not show whether a training was still getting better
-STILL_FALLING = 0.95  # lowest validation loss of the last quarter of the epochs, as a share of the lowest before
+MIN_EPOCHS = 10  # a training of fewer is too short
+ENOUGH_EPOCHS = 50  # the default
+STILL_FALLING = 0.9  # lowest validation loss of the last third of the epochs, as a share of the lowest before
 GOOD_ENOUGH = 0.95  # accuracy above which training longer is not worth it
 
 
@@ -24,8 +25,8 @@ def summarise_in_words(evaluation: Evaluation, history: list[list[float]], num_e
         describe_learned(evaluation),
         describe_accuracy(evaluation),
         describe_guess(evaluation),
+        describe_training(evaluation, history, num_epochs),  # before the photos: to train longer costs least
         describe_confusion(evaluation),
-        describe_training(evaluation, history, num_epochs),
     ]
     return [sentence for sentence in sentences if sentence]
 
@@ -86,24 +87,27 @@ def describe_confusion(evaluation: Evaluation) -> str:
     true, predicted = np.unravel_index(mistakes.argmax(), mistakes.shape)
     return (
         f"{classes[true]} is taken for {classes[predicted]} in {mistakes[true, predicted]} of {confusion[true].sum()}: "
-        "more photos of both help most."
+        "more photos of both help."
     )
 
 
 def describe_training(evaluation: Evaluation, history: list[list[float]], num_epochs: int | None) -> str:
-    """Say whether the training learned its photos by heart, or was still getting better when it ended."""
+    """Say whether the training was too short, or else whether it has learned its photos by heart."""
+    if num_epochs is None:
+        return ""
+    accuracy, losses = evaluation.score["accuracy"], [loss for *_, loss in history]
+    before, after = losses[: 2 * num_epochs // 3], losses[2 * num_epochs // 3 :]
+    is_short = num_epochs < MIN_EPOCHS
+    is_falling = before and after and min(after) < STILL_FALLING * min(before)
+    if accuracy.value <= GOOD_ENOUGH and (is_short or is_falling):
+        reason = "It was trained for too few epochs" if is_short else "It was still getting better at the end"
+        return f"{reason}: first train longer (--num-epochs {max(2 * num_epochs, ENOUGH_EPOCHS)})."
     if not history:
         return ""
     train, val, _ = history[-1]
-    accuracy = evaluation.score["accuracy"]
     if train - val >= OVERFITTING and train > accuracy.high:
         return (
             f"It has learned its training photos by heart ({train:.0%} right, {val:.0%} in validation): "
             "more photos help most, then --augment 1.5 and --dropout 0.7."
         )
-    if len(history) < MIN_EPOCHS or len(history) != num_epochs or accuracy.value > GOOD_ENOUGH:
-        return ""
-    losses, quarter = [loss for *_, loss in history], len(history) // 4
-    if min(losses[-quarter:]) < STILL_FALLING * min(losses[:-quarter]):
-        return f"It was still getting better at the end: train longer (--num-epochs {2 * num_epochs})."
     return ""
