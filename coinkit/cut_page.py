@@ -9,7 +9,7 @@ from coinkit.coin_finder import SURE
 from coinkit.faces import CIRCLES, source_of
 from coinkit.manifest import Photo, usable
 from coinkit.pages import data_uri, write_page
-from coinkit.photos import open_photo
+from coinkit.photos import FACE_FOLDERS, open_photo
 
 CUT_PAGE = "cut_coins.html"
 THUMBNAIL = (320, 160)  # pixels
@@ -31,8 +31,7 @@ def write_cut_page(dataset: Path, photos: list[Photo], source: Path) -> None:
         {
             "picture": thumbnail(dataset / photo.output),
             "name": photo.output,
-            "certainty": certainty(photo),
-            "rows": circle_rows(photo, source),
+            "faces": describe_faces(photo, source),
         }
         for photo in cut[:MAX_SHOWN]
     ]
@@ -44,13 +43,15 @@ def certainty(photo: Photo) -> float:
     return min(circle.certainty for circle in source_of(photo).circles)
 
 
-def circle_rows(photo: Photo, source: Path) -> str:
-    """Return the rows of circles.csv that would give the circles of a photo."""
-    faces, rows = source_of(photo), io.StringIO()
-    for path, circle in zip((faces.obverse, faces.reverse or faces.obverse), faces.circles, strict=True):
-        file = Path(os.path.relpath(path, source)).as_posix()
-        csv.writer(rows).writerow([file, *(f"{number:.0f}" for number in (circle.x, circle.y, circle.radius))])
-    return rows.getvalue()
+def describe_faces(photo: Photo, source: Path) -> list[dict]:
+    """Return for each face its name, how certain its circle is, and the row of circles.csv that would give it."""
+    faces, described = source_of(photo), []
+    files = faces.obverse, faces.reverse or faces.obverse
+    for name, path, circle in zip(FACE_FOLDERS, files, faces.circles, strict=True):
+        row, file = io.StringIO(), Path(os.path.relpath(path, source)).as_posix()
+        csv.writer(row).writerow([file, *(f"{number:.0f}" for number in (circle.x, circle.y, circle.radius))])
+        described.append({"name": name, "certainty": circle.certainty, "row": row.getvalue().strip()})
+    return described
 
 
 def thumbnail(path: Path) -> str:

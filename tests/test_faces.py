@@ -12,8 +12,9 @@ from PIL import Image
 from test_coin_finder import draw_coin
 
 from coinkit.coin_finder import GROUND, SURE, Coin
-from coinkit.faces import Faces, OpenedCoin, find_coins, open_coin
-from coinkit.manifest import read_manifest
+from coinkit.cut_page import write_cut_page
+from coinkit.faces import Faces, OpenedCoin, find_coins, format_circles, open_coin
+from coinkit.manifest import Photo, read_manifest
 from coinkit.photos import PhotoError
 
 CIRCLES = (Coin(300, 500, 170, 1), Coin(310, 480, 150, 1))
@@ -63,6 +64,19 @@ def test_pairs_become_photos_that_show_only_the_coins(pairs):
     assert np.abs(photo[[0, 0, 511, 511], [0, 511, 512, 1023]].astype(int) - GROUND).max() < 5
     page = (pairs.parent / "coin_dataset" / "cut_coins.html").read_text("utf-8")
     assert page.count("data:image/jpeg") == 8 and "vf30/obverse/10000001.jpg,300,500," in page
+
+
+def test_the_page_of_cut_coins_says_which_face_to_check(tmp_path):
+    draw_photo(1).save(tmp_path / "1.jpg")
+    faces = tmp_path / "images" / "ms65" / "obverse" / "1.jpg", tmp_path / "images" / "ms65" / "reverse" / "1.jpg"
+    circles = Coin(50, 60, 40, 1.0), Coin(51, 61, 41, SURE - 0.01)  # the first is from circles.csv
+    photo = Photo(str(faces[0]), "ms65", "train", "1.jpg", reverse=str(faces[1]), circles=format_circles(circles))
+    write_cut_page(tmp_path, [photo], tmp_path / "images")
+    page = (tmp_path / "cut_coins.html").read_text("utf-8").partition("<main>")[2]
+    obverse, reverse = (page.index(f"{name}, certainty") for name in ("obverse", "reverse"))
+    assert obverse < page.index("<pre>ms65/obverse/1.jpg,50,60,40</pre>") < reverse
+    assert reverse < page.index("check it") < page.index("<pre>ms65/reverse/1.jpg,51,61,41</pre>")
+    assert page.count("check it") == 1
 
 
 def test_pairs_are_read_again_only_when_a_file_changes(pairs):
