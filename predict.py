@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from coin_classifier_custom import BEST
-from coinkit.classes import has_bands, likeliest_band
+from coinkit.classes import describe_classes, has_bands, likeliest_band
 from coinkit.cli import ArgumentParser, UserError, discard_output, home_path, printable, run
 from coinkit.dataset import normalise, to_tensor
 from coinkit.devices import find_device
@@ -92,7 +92,7 @@ def main() -> int:
     if args.json:
         format_prediction = format_json
     elif len(paths) == 1:
-        format_prediction = format_text
+        format_prediction = partial(format_text, explained=describe_classes(classes))
     else:
         widths = max(len(printable(path)) for path in paths), max(map(len, [*classes, "grade"]))
         format_prediction = partial(format_line, widths=widths)
@@ -242,15 +242,17 @@ def heatmap_paths(target: Path, paths: list[Path | Faces]) -> dict[Path | Faces,
     return dict(zip(paths, files, strict=True))
 
 
-def format_text(prediction: Prediction) -> str:
-    """Return the text for a single photo."""
+def format_text(prediction: Prediction, explained: str) -> str:
+    """Return the text for a single photo; `explained` says what the classes are, if that is not plain."""
     grade, confidence = prediction.top[0]
     lines = [f"Predicted Grade: {grade}", f"Confidence: {confidence:.2%}", ""]
     lines += [f"Top {len(prediction.top)} Prediction{'s' if len(prediction.top) > 1 else ''}:"]
     lines += [f"  {grade}: {confidence:.2%}" for grade, confidence in prediction.top]
     if prediction.band:
         lines += ["", "Band: {}: {:.2%}".format(*prediction.band)]
-    return "\n".join(lines + (["", f"Note: {prediction.note}"] if prediction.note else []))
+    if prediction.note:
+        lines += ["", f"Note: {prediction.note}"]
+    return "\n".join(lines + (["", explained] if explained else []))
 
 
 def format_line(prediction: Prediction, widths: tuple[int, int]) -> str:

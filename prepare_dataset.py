@@ -35,7 +35,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from coinkit.classes import choose_classes
+from coinkit.classes import FIVE_IN_WORDS, choose_classes
 from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, printable, quoted, run, usable_cores, worker_pool
 from coinkit.coin_finder import FINDER_VERSION
 from coinkit.cut_page import CUT_PAGE, write_cut_page
@@ -111,8 +111,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--workers", type=int, default=min(usable_cores(), 61), help="processes that read photos (Windows: at most 61)")
     add("--grades", nargs="+", metavar="GRADE", help="use only these grades")
     classes_help = (
-        "join grades: to the bands of the scale; to g (up to G6), f (F15), vf (VF35), xf (AU58) and ms; or as a table "
-        "says, whose columns are grade and class"
+        f"join grades: to the bands of the scale; to five classes ({FIVE_IN_WORDS}); or as a table says, whose columns "
+        "are grade and class"
     )
     add("--classes", metavar="bands|five|FILE.csv", help=classes_help)
     add("--min-per-grade", type=int, default=1, help="leave out classes with fewer photos")

@@ -16,6 +16,7 @@ JOINED = {
     "bands": {band: BANDS[band] for band in ("po", "fr", "ag", "g", "vg", "f", "vf", "xf", "au", "ms", "pr")},
     "five": {"g": 1, "f": 8, "vf": 20, "xf": 40, "ms": 60},
 }
+FIVE_IN_WORDS = "g is up to G6, f up to F15, vf up to VF35, xf up to AU58, ms above"
 NOT_IN_A_NAME = re.compile(r'[<>:"/\\|?*]')  # of a folder, on one system or another
 
 
@@ -69,6 +70,11 @@ def bands_of(classes: list[str]) -> tuple[list[str], np.ndarray]:
     band_of = [join_grade(name, JOINED["bands"]) for name in classes]
     bands = list(dict.fromkeys(band_of))
     return bands, np.array([[name == band for band in bands] for name in band_of], dtype=np.float32)
+
+
+def describe_classes(classes: list[str]) -> str:
+    """Return in words which grades the classes of --classes five join; "" for other classes."""
+    return f"The classes: {FIVE_IN_WORDS}." if classes == list(JOINED["five"]) else ""
 
 
 def has_bands(classes: list[str]) -> bool:

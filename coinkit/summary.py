@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from coinkit.classes import describe_classes
 from coinkit.report import Evaluation
 
 MANY_PHOTOS_FOR_ONE_GRADE = 10  # from this many photos on, naming few of the grades is no accident
@@ -27,6 +28,7 @@ def summarise_in_words(evaluation: Evaluation, history: list[list[float]], num_e
         describe_guess(evaluation),
         describe_training(evaluation, history, num_epochs),  # before the photos: to train longer costs least
         describe_confusion(evaluation),
+        describe_classes(evaluation.classes),
     ]
     return [sentence for sentence in sentences if sentence]
 

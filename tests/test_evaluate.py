@@ -254,6 +254,8 @@ def test_a_score_is_told_in_words():
     said = summarise_in_words(make_evaluation(np.eye(3)[(labels + 1) % 3], labels), [], None)
     assert said[1].endswith("the model is worse than that guess.")
     said = summarise_in_words(make_evaluation(np.eye(3)[np.zeros(5, dtype=int)], [0] * 5), [], None)
+    five = Evaluation(["g", "f", "vf", "xf", "ms"], [Path("1.jpg")], np.array([0]), np.eye(5)[:1], {})
+    assert summarise_in_words(five, [], None)[-1].startswith("The classes: g is up to G6, f up to F15, ")
     assert said[1].endswith("All of these photos are g06: add photos of other grades to learn more.")
 
 

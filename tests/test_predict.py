@@ -20,7 +20,7 @@ import predict as command
 from coin_classifier_custom import CoinClassifier
 from coinkit.augment import affine_faces
 from coinkit.checkpoints import FORMAT_VERSION, load_checkpoint
-from coinkit.classes import has_bands
+from coinkit.classes import JOINED, has_bands
 from coinkit.cli import UserError
 from coinkit.review import write_grades
 
@@ -51,6 +51,12 @@ def test_a_photo_gets_its_grade_as_the_guide_shows_it(trained):
     assert lines[2:4] == ["", "Top 3 Predictions:"]
     assert lines[4] == f"  ms65: {lines[1].removeprefix('Confidence: ')}"
     assert {line.split(":")[0].strip() for line in lines[4:]} == {"g06", "vf30", "ms65"}
+
+
+def test_the_classes_that_join_grades_are_explained():
+    five, bands = (command.describe_classes(list(JOINED[name])) for name in ("five", "bands"))
+    prediction = command.Prediction(Path("1.jpg"), [("vf", 0.8), ("xf", 0.2)], None, "small")
+    assert command.format_text(prediction, five).splitlines()[-3:] == ["Note: small", "", five] and not bands
 
 
 def test_files_folders_and_patterns(trained):
