@@ -68,7 +68,7 @@ from coinkit.losses import balanced_class_weights, soft_labels
 from coinkit.photos import DATASET, SPLITS
 from coinkit.report import Evaluation, check_report
 from coinkit.tensorboard_log import TensorBoardLog, relative_path
-from coinkit.training_photos import file_digests, merge_digests, training_digests
+from coinkit.training_photos import file_digests, merge_digests, training_digests, were_cut_out
 from coinkit.training_progress import Progress, format_duration
 from coinkit.training_report import report_training
 
@@ -251,7 +251,7 @@ class Trainer:
         self.train, self.val = train, val
         self.dataset = {"train": fingerprint(train, classes), "val": fingerprint(val, classes)}
         digests = file_digests(train.paths)
-        self.training_photos = training_digests(digests, args.data)
+        self.training_photos, self.cut_out = training_digests(digests, args.data), were_cut_out(args.data)
         self.dtype = choose_dtype(args.precision, device)
         self.memory_format = choose_memory_format(self.dtype)
         self.architecture = {name: getattr(args, name) for name in architecture_options(args.model)}
@@ -493,6 +493,7 @@ class Trainer:
             "classes": self.classes,
             "dataset": self.dataset,
             "training_photos": self.training_photos,
+            "cut_out": self.cut_out,
             "label_check": self.label_check.state_dict(),
             "model": self.args.model,
             "temperature": self.progress.temperature,
@@ -531,22 +532,21 @@ class Trainer:
             optim.load_optimizer_state(self.optimizer, checkpoint["optimizer_state_dict"])
             if checkpoint["scaler_state_dict"]:  # empty unless the run was in fp16
                 self.scaler.load_state_dict(checkpoint["scaler_state_dict"])
-            log_dir = self.progress.log_dir
-            progress = self.progress = Progress.load(checkpoint["progress"])
+            log_dir, self.progress = self.progress.log_dir, Progress.load(checkpoint["progress"])
             self.training_photos = merge_digests(self.training_photos, checkpoint)
             if "label_check" in checkpoint:  # older ones have none
                 self.label_check.load_state_dict(checkpoint["label_check"])
-            if progress.steps and not self.log_dir.is_dir():
+            if self.progress.steps and not self.log_dir.is_dir():
                 print(f"The curves so far are gone with {self.log_dir}. The others go to a new folder.")
             if not self.log_dir.is_dir():
-                progress.log_dir = log_dir
+                self.progress.log_dir = log_dir
         self.has_saved = True
         if distributed.IS_MAIN and path.name == PREVIOUS:
             checkpoints.bring_back(self.args.output / LAST, self.args.output / BEST)
-        if distributed.IS_MAIN and 0 < progress.best_epoch == progress.epochs and not progress.seen:
+        if distributed.IS_MAIN and 0 < self.progress.best_epoch == self.progress.epochs and not self.progress.seen:
             self.keep_best()  # the run may have been killed between `save` and `keep_best`
         if changes:  # and with them the order of the photos: begin the epoch again
-            progress.begin_epoch()
+            self.progress.begin_epoch()
 
     def load_initial_weights(self) -> None:
         """Start from the weights of --init-from or --pretrained, but not of the last layer if the grades differ.

@@ -18,6 +18,7 @@ from PIL import Image
 FINDER_VERSION = 1  # of what `find_coin` returns; after a change, prepare_dataset.py cuts all coins out anew
 MARGIN = 0.02  # of the radius, kept outside the rim: about as far as the rim is found wrong
 GROUND = (128, 128, 128)  # what is put around every coin: near the mean, so that a network has nothing to see in it
+GROUND_ERROR = 6  # grey levels that JPEG and resizing may change it by
 
 SMALLEST_SIDE = 32  # pixels of a photo; below this nothing is told apart
 RADII = (0.08, 0.6)  # of the shorter side of the photo: the coins that are looked for
@@ -193,6 +194,13 @@ def join_faces(obverse: Image.Image, reverse: Image.Image, height: int) -> Image
     for left, face in ((0, obverse), (height, reverse)):
         coin.paste(face.resize((height, height), Image.Resampling.BICUBIC, reducing_gap=3), (left, 0))
     return coin
+
+
+def is_cut_out(photo: Image.Image) -> bool:
+    """Return whether a photo of both faces, RGB, shows nothing but the coin, as those of `join_faces`: grey corners."""
+    right, bottom, middle = photo.width - 1, photo.height - 1, photo.width // 2
+    corners = [photo.getpixel((x, y)) for x in (0, middle - 1, middle, right) for y in (0, bottom)]
+    return bool(np.abs(np.subtract(corners, GROUND)).max() <= GROUND_ERROR)
 
 
 def _shrink(pixels: np.ndarray, scale: float) -> tuple[np.ndarray, float]:

@@ -15,6 +15,7 @@ from coinkit.augment import affine_faces
 from coinkit.backbones import make_model
 from coinkit.checkpoints import assign_weights, damage_as_user_error, load_checkpoint
 from coinkit.cli import UserError, usable_cores
+from coinkit.coin_finder import is_cut_out
 from coinkit.dataset import normalise, to_tensor
 from coinkit.devices import autocast, choose_dtype, choose_memory_format
 from coinkit.faces import Faces, open_coin
@@ -27,6 +28,11 @@ BATCH_SIZE = 8  # photos at once
 TTA_VIEWS = ((-4, 0, 0), (4, 0, 0), (0, -0.015, -0.015), (0, 0.015, 0.015))
 
 
+# Notes on a photo that is not like those of the training
+NOT_CUT_OUT = "not cut out as in training: add --cut"
+CUT_OUT = "cut out, unlike in training"
+
+
 class Network(NamedTuple):
     """A trained network, in eval mode, the temperature that its logits are divided by, and when it is unsure."""
 
@@ -34,6 +40,7 @@ class Network(NamedTuple):
     temperature: float
     unsure_below: float = 0.0  # the confidence below which its grades are mostly wrong; 0 if that is not known
     unsure_band_below: float = 0.0  # the same for the bands that the grades are in
+    cut_out: bool | None = None  # whether the coins in its training photos were cut out; None if that is not known
 
     @property
     def size(self) -> tuple[int, int]:
@@ -65,6 +72,8 @@ def build_model(checkpoint: dict, path: Path) -> nn.Module:
             raise ValueError("wrong grades or temperature")
         for name in ("unsure_below", "unsure_band_below"):  # older checkpoints lack them
             checkpoint[name] = float(checkpoint.get(name, 0.0))
+        if not isinstance(checkpoint.setdefault("cut_out", None), bool | None):
+            raise ValueError("cut_out is neither true nor false")
         assign_weights(checkpoint["model_state_dict"], model, path.stat().st_size)
     return model.float()  # export.py can write weights in fp16
 
@@ -82,7 +91,7 @@ def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network
         if checkpoint["classes"] != classes:
             raise UserError(f"{path} has other grades than {paths[0]}: average checkpoints of the same grades.")
         model = build_model(checkpoint, path).to(device, memory_format=choose_memory_format(dtype))
-        values = (checkpoint[name] for name in ("temperature", "unsure_below", "unsure_band_below"))
+        values = (checkpoint[name] for name in ("temperature", "unsure_below", "unsure_band_below", "cut_out"))
         networks.append(Network(model, *values))
     return networks, classes
 
@@ -98,7 +107,7 @@ def grade_photos(
         tta: average over `TTA_VIEWS` too.
         device: where the networks are.
     """
-    read = partial(read_photo, sizes={network.size for network in networks})
+    read = partial(read_photo, sizes={network.size for network in networks}, cut_out=networks[0].cut_out)
     with ThreadPoolExecutor(usable_cores()) as pool:
         photos = zip(paths, prefetch(pool, read, paths, ahead=2 * BATCH_SIZE), strict=True)
         while batch := list(islice(photos, BATCH_SIZE)):
@@ -108,16 +117,28 @@ def grade_photos(
                 yield path, (next(probabilities), photo.notes) if isinstance(photo, LoadedPhoto) else photo
 
 
-def read_photo(path: Path | Faces, sizes: set[tuple[int, int]]) -> LoadedPhoto | PhotoError:
-    """Return a photo at these sizes (width, height), with notes on it; or the error, if it cannot be read."""
+def read_photo(
+    path: Path | Faces, sizes: set[tuple[int, int]], cut_out: bool | None = None
+) -> LoadedPhoto | PhotoError:
+    """Return a photo at these sizes (width, height), with notes on it; or the error, if it cannot be read.
+
+    Args:
+        path: of the photo, or the faces to cut out.
+        sizes: in pixels.
+        cut_out: as `Network` has it.
+    """
     try:
         opened = {size: open_coin(path, *size) for size in sizes}
     except PhotoError as error:
         return error
-    width, height = opened[min(sizes)].original_size
-    notes = opened[min(sizes)].notes
+    coin = opened[min(sizes)]
+    notes, (width, height) = coin.notes, coin.original_size
     if any(width < wanted_width and height < wanted_height for wanted_width, wanted_height in sizes):
         notes.append("small")
+    if cut_out and not is_cut_out(coin.photo):
+        notes.append(NOT_CUT_OUT)
+    if cut_out is False and isinstance(path, Faces):
+        notes.append(CUT_OUT)
     return LoadedPhoto({size: to_tensor(coin.photo) for size, coin in opened.items()}, notes)
 
 

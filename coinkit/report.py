@@ -14,6 +14,7 @@ import io
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -33,7 +34,7 @@ from coinkit.faces import Faces, open_coin
 from coinkit.figures import confusion_chart, overlay, photo_grid, reliability_diagram
 from coinkit.files import atomic_folder, exclusive_lock, hidden_sibling, is_system_file
 from coinkit.heatmaps import heatmaps
-from coinkit.inference import Network, grade_photos
+from coinkit.inference import CUT_OUT, NOT_CUT_OUT, Network, grade_photos
 from coinkit.metrics import (
     METRICS,
     Estimate,
@@ -119,7 +120,7 @@ def evaluate(networks: list[Network], classes: list[str], split: Split, device: 
     Raises:
         UserError: none of the photos can be read.
     """
-    read, probabilities, unread = [], [], {}
+    read, probabilities, unread, noted = [], [], {}, Counter()
     graded = grade_photos(networks, split.paths, tta=False, device=device)
     bar = tqdm(graded, "Grading", len(split.paths), unit="photo", leave=False, disable=None)
     for index, (path, result) in enumerate(bar):
@@ -128,8 +129,12 @@ def evaluate(networks: list[Network], classes: list[str], split: Split, device: 
         else:
             read.append(index)
             probabilities.append(result[0])
+            noted.update(result[1])
     for path, reason in unread.items():
         print(f"{path}: {reason}", file=sys.stderr)
+    for note in (NOT_CUT_OUT, CUT_OUT):
+        if noted[note]:
+            print(f"Warning: {noted[note]} of {len(read)} photos are {note}.", file=sys.stderr)
     if not read:
         raise UserError("none of the photos can be read.")
     paths, labels = [split.paths[index] for index in read], split.labels[read].numpy()

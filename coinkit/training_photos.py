@@ -31,6 +31,13 @@ def training_digests(digests: Sequence[int | None], dataset: Path) -> Tensor:
     return torch.tensor(sources + files, dtype=torch.long).unique()
 
 
+def were_cut_out(dataset: Path) -> bool | None:
+    """Return whether prepare_dataset.py has cut out the coins of the training photos; None if only some, or unknown."""
+    known = (photo for photo in manifest_rows(dataset) if photo.split == "train" and photo.output and photo.digest)
+    answers = {bool(photo.circles) for photo in known}
+    return answers.pop() if len(answers) == 1 else None
+
+
 def merge_digests(digests: Tensor, checkpoint: dict) -> Tensor:
     """Return digests with those that a checkpoint has; older ones have none."""
     more = checkpoint.get("training_photos")

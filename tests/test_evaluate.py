@@ -288,6 +288,7 @@ def test_photos_of_the_training_are_known_wherever_they_lie(tmp_path):
             add_photo(tmp_path / "images", grade, f"{10000000 + seed}.jpg", seed)
     assert run_script("prepare_dataset.py", cwd=tmp_path).returncode == 0
     assert train(tmp_path, "--num-epochs", 1).returncode == 0
+    assert torch.load(tmp_path / BEST, weights_only=True)["cut_out"] is False
     learned = [*(tmp_path / "coin_dataset" / "train").glob("*/*.jpg")]
     for data, split in (("images", None), ("coin_dataset", "train"), ("coin_dataset", "val"), ("renamed", None)):
         if data == "renamed":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import assert_fails, draw_photo, run_script
 from PIL import Image
 from test_coin_finder import draw_coin
@@ -14,8 +15,10 @@ from test_coin_finder import draw_coin
 from coinkit.coin_finder import GROUND, SURE, Coin
 from coinkit.cut_page import write_cut_page
 from coinkit.faces import Faces, OpenedCoin, find_coins, format_circles, open_coin
-from coinkit.manifest import Photo, read_manifest
+from coinkit.inference import CUT_OUT, NOT_CUT_OUT, read_photo
+from coinkit.manifest import Photo, read_manifest, write_manifest
 from coinkit.photos import PhotoError
+from coinkit.training_photos import were_cut_out
 
 CIRCLES = (Coin(300, 500, 170, 1), Coin(310, 480, 150, 1))
 
@@ -208,9 +211,43 @@ def test_a_photo_that_cannot_be_opened_is_named_by_its_face(tmp_path):
 # ---------------------------------------------------------------- the other commands
 
 
+@pytest.mark.parametrize("size", [(1024, 512), (64, 32)])
+def test_a_photo_that_is_cut_otherwise_than_in_training_gets_a_note(tmp_path, size):
+    faces = draw_faces(tmp_path, "1", 1)
+    cut, whole = tmp_path / "cut.jpg", tmp_path / "whole.jpg"
+    open_coin(faces, 1024, 512).photo.save(cut, quality=75)
+    draw_photo(1, (1024, 512)).save(whole)
+    for network, photo, note in (
+        (True, faces, ""),
+        (True, cut, ""),
+        (True, whole, NOT_CUT_OUT),
+        (False, faces, CUT_OUT),
+        (False, whole, ""),
+        (None, faces, ""),
+        (None, whole, ""),
+    ):
+        notes = {NOT_CUT_OUT, CUT_OUT} & {*read_photo(photo, {size}, network).notes}
+        assert notes == ({note} if note else set()), (network, photo)
+
+
+def test_a_dataset_knows_whether_its_coins_were_cut_out(tmp_path):
+    cut, whole = "1.0 1.0 1.0 1.000; 1.0 1.0 1.0 1.000", ""
+    known = {"digest": 64 * "0", "perceptual_hash": 64 * "0"}
+    for circles, answer in (((cut, cut), True), ((whole, whole), False), ((cut, whole), None), ((), None)):
+        rows = [
+            Photo(str(number), "ms65", "train", f"{number}.jpg", circles=text, **known)
+            for number, text in enumerate(circles)
+        ]
+        write_manifest(tmp_path, rows)
+        assert were_cut_out(tmp_path) is answer
+
+
 def test_a_pair_gets_the_grade_of_its_prepared_photo(trained, pairs):
     rows = prepare(pairs.parent)
-    checkpoint = trained / "coin_classifier_custom_best.pth"
+    checkpoint = pairs.parent / "model.pth"
+    torch.save(
+        torch.load(trained / "coin_classifier_custom_best.pth", weights_only=True) | {"cut_out": False}, checkpoint
+    )
     sources = [pairs / "vf30" / face / "10000001.jpg" for face in ("obverse", "reverse")]
     prepared = pairs.parent / "coin_dataset" / rows["images/vf30/obverse/10000001.jpg"]["output"]
     (pairs / "ms65" / "obverse" / "10000102.jpg").unlink()
@@ -225,10 +262,12 @@ def test_a_pair_gets_the_grade_of_its_prepared_photo(trained, pairs):
     pair, whole = lines[f"{sources[0]} + {sources[1]}"], lines[str(prepared)]
     assert pair["grade"] == whole["grade"] and abs(pair["confidence"] - whole["confidence"]) < 0.02
     assert "2:1" not in pair["note"] and "small" not in pair["note"]
+    assert CUT_OUT in pair["note"] and CUT_OUT not in whole["note"]
 
     result = run_script("evaluate.py", "--data", pairs, "--checkpoint", checkpoint, cwd=pairs.parent)
     assert result.returncode == 1 and "7 photos of" in result.stdout, result.stderr
     assert "reverse/10000102.jpg: no photo of its obverse" in result.stderr
+    assert f"Warning: 7 of 7 photos are {CUT_OUT}." in result.stderr
     metrics = json.loads((pairs.parent / "report" / "metrics.json").read_text("utf-8"))
     assert [Path(name).name for name in metrics["unread"]] == ["10000102.jpg"]
     with (pairs.parent / "report" / "predictions.csv").open(encoding="utf-8-sig") as file:

@@ -263,6 +263,9 @@ def test_unsure_is_said_where_validation_says_so(trained, tmp_path):
     torch.save(checkpoint | {"unsure_below": 1.0}, tmp_path / "unsure.pth")
     torch.save({key: value for key, value in checkpoint.items() if key != "unsure_below"}, tmp_path / "older.pth")
     torch.save(checkpoint | {"unsure_below": "wrong"}, tmp_path / "wrong.pth")
+    torch.save(checkpoint | {"cut_out": torch.zeros(2)}, tmp_path / "cut.pth")
+    with pytest.raises(UserError, match=r"cut\.pth is damaged"):
+        command.load_networks([tmp_path / "cut.pth"], torch.device("cpu"))
     for name, options, note in (
         ("unsure.pth", [], "unsure"),
         ("unsure.pth", ["--min-confidence", 0], ""),
