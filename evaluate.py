@@ -31,7 +31,7 @@ from coinkit.dataset import Split, describe_changes, find_split, fingerprint, sp
 from coinkit.devices import find_device
 from coinkit.faces import find_coins, read_circles
 from coinkit.grades import class_name
-from coinkit.inference import load_networks
+from coinkit.inference import build_networks
 from coinkit.label_errors import doubtful_in_checkpoint
 from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, SPLITS, find_photos
 from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report
@@ -49,21 +49,21 @@ def main() -> int:
     check_report(args.output)
     folder = find_folder(args.data, args.split)
     device = find_device(args.device)
-    networks, classes = load_networks(args.checkpoint, device)
+    checkpoints = {path: load_checkpoint(path) for path in args.checkpoint}
+    networks, classes = build_networks(checkpoints, device)
     photos, alone = find_labelled_photos(folder, classes, args.cut, args.classes)
     evaluation = evaluate(networks, classes, photos, device)
     evaluation.unread |= alone
-    checkpoints = [load_checkpoint(path) for path in args.checkpoint]
-    evaluation.learned = find_learned(evaluation.paths, checkpoints)
+    evaluation.learned = find_learned(evaluation.paths, checkpoints.values())
     if folder != args.data:
-        warn_of_training_photos(args.data, folder, dict(zip(args.checkpoint, checkpoints, strict=True)), classes)
+        warn_of_training_photos(args.data, folder, checkpoints, classes)
     comparison = compare(args.against, evaluation, device) if args.against else None
 
-    # The mean of several networks has no history of its own.
-    history = history_of(args.checkpoint[0], checkpoints[0]) if len(checkpoints) == 1 else ([], None)
+    path, checkpoint = next(iter(checkpoints.items()))
+    history = history_of(path, checkpoint) if len(checkpoints) == 1 else ([], None)  # a mean of several has none
     words = summarise_in_words(evaluation, *history)
     about = {"checkpoint": ", ".join(map(str, args.checkpoint)), "data": str(folder)}
-    doubtful = find_doubtful_labels(args.data, args.checkpoint[0], checkpoints[0]) if folder != args.data else []
+    doubtful = find_doubtful_labels(args.data, path, checkpoint) if folder != args.data else []
     write_report(evaluation, networks[0].model, device, words, about, args.output, comparison, doubtful)
     print_metrics(evaluation)  # after the report, since the reader of the output (head, less) may end
     if comparison:
@@ -128,12 +128,13 @@ def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comp
     Raises:
         UserError: it knows other grades.
     """
-    networks, classes = load_networks([against], device)
+    checkpoint = load_checkpoint(against)
+    networks, classes = build_networks({against: checkpoint}, device)
     if classes != evaluation.classes:
         raise UserError(f"{against} has other grades: compare networks of the same grades.")
     photos = Split(evaluation.paths, torch.from_numpy(evaluation.predictions.labels))
     predictions = evaluate(networks, classes, photos, device).predictions
-    learned = find_learned(evaluation.paths, [load_checkpoint(against)])
+    learned = find_learned(evaluation.paths, [checkpoint])
     return Comparison(str(against), evaluation.predictions, predictions, int(learned.sum()))
 
 

@@ -79,17 +79,21 @@ def build_model(checkpoint: dict, path: Path) -> nn.Module:
 
 
 def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network], list[str]]:
-    """Return the networks of checkpoints, and the grades that they all know.
+    """Do what `build_networks` does, with the checkpoints in these files."""
+    return build_networks({path: load_checkpoint(path) for path in paths}, device)
+
+
+def build_networks(checkpoints: dict[Path, dict], device: torch.device) -> tuple[list[Network], list[str]]:
+    """Return the networks of checkpoints, given by their paths, and the grades that they all know.
 
     Raises:
         UserError: a checkpoint cannot be used, or knows other grades than the first.
     """
-    networks, classes, dtype = [], [], choose_dtype("auto", device)
-    for path in paths:
-        checkpoint = load_checkpoint(path)
-        classes = classes or checkpoint["classes"]
+    networks, dtype = [], choose_dtype("auto", device)
+    first, classes = next((path, checkpoint["classes"]) for path, checkpoint in checkpoints.items())
+    for path, checkpoint in checkpoints.items():
         if checkpoint["classes"] != classes:
-            raise UserError(f"{path} has other grades than {paths[0]}: average checkpoints of the same grades.")
+            raise UserError(f"{path} has other grades than {first}: average checkpoints of the same grades.")
         model = build_model(checkpoint, path).to(device, memory_format=choose_memory_format(dtype))
         values = (checkpoint[name] for name in ("temperature", "unsure_below", "unsure_band_below", "cut_out"))
         networks.append(Network(model, *values))

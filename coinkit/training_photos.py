@@ -5,7 +5,7 @@ from, as manifest.csv has it.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def merge_digests(digests: Tensor, checkpoint: dict) -> Tensor:
     return torch.cat([digests, more]).unique() if is_list else digests
 
 
-def find_learned(paths: Sequence[Path | Faces], checkpoints: Sequence[dict]) -> np.ndarray:
+def find_learned(paths: Sequence[Path | Faces], checkpoints: Iterable[dict]) -> np.ndarray:
     """Return whether one of the networks of these checkpoints was trained on a photo, (N,), bool."""
     digests = torch.empty(0, dtype=torch.long)
     for checkpoint in checkpoints:
