@@ -4,7 +4,6 @@ index.html         the whole report on one page, with the coins to look at
 photos/            the photos of these coins
 confusion.png      confusion matrix: which grades are taken for which
 reliability.png    reliability diagram: accuracy by confidence
-mistakes.png       the worst mistakes, each with a heatmap of what spoke for the wrong grade
 predictions.csv    a row for each photo
 metrics.json       the metrics with their 95 % intervals
 differences.csv    what another model graded otherwise, if there was one to compare with
@@ -16,7 +15,6 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -29,11 +27,10 @@ from tqdm import tqdm
 from coinkit.classes import has_bands
 from coinkit.cli import UserError
 from coinkit.comparison import Comparison
-from coinkit.dataset import Split, normalise, to_tensor
-from coinkit.faces import Faces, open_coin
-from coinkit.figures import confusion_chart, overlay, photo_grid, reliability_diagram
+from coinkit.dataset import Split
+from coinkit.faces import Faces
+from coinkit.figures import confusion_chart, reliability_diagram
 from coinkit.files import atomic_folder, exclusive_lock, hidden_sibling, is_system_file
-from coinkit.heatmaps import heatmaps
 from coinkit.inference import CUT_OUT, NOT_CUT_OUT, Network, grade_photos
 from coinkit.metrics import (
     METRICS,
@@ -48,14 +45,13 @@ from coinkit.metrics import (
 )
 from coinkit.pages import data_uri
 from coinkit.photos import PhotoError
-from coinkit.review import MAX_COINS, ShownCoin, describe, draw_coins, write_coins_page
+from coinkit.review import MAX_COINS, ShownCoin, draw_coins, write_coins_page
 from coinkit.tables import table_writer
 from coinkit.training_photos import find_sources
 
-FILES = {"index.html", "confusion.png", "reliability.png", "mistakes.png", "predictions.csv", "metrics.json"}
-FILES |= {"differences.csv"}
+FILES = {"index.html", "confusion.png", "reliability.png", "predictions.csv", "metrics.json", "differences.csv"}
+FILES |= {"mistakes.png"}  # of older versions
 PHOTOS, PHOTO_NAME = "photos", "coin-{:03}.jpg"  # folder of the photos of the page, and their names
-MISTAKES = 12  # in mistakes.png
 LEAST_SURE = 50  # coins on the page that were given their grade
 MAX_WAIT = 600  # seconds for another writer of the same report to end
 
@@ -179,7 +175,6 @@ def write_report(
     """
     confusion = confusion_chart(evaluation.confusion, evaluation.classes)
     reliability = reliability_diagram(evaluation.predictions.confidence, evaluation.predictions.correct)
-    mistakes = mistake_pictures(evaluation, MISTAKES, model, device)
     coins = coins_to_check(evaluation, comparison)
     lock = exclusive_lock(hidden_sibling(folder.resolve(), "lock"), folder, timeout=MAX_WAIT)
     with lock, atomic_folder(folder) as partial:
@@ -187,10 +182,6 @@ def write_report(
         write_metrics(evaluation, about, partial / "metrics.json")
         Image.fromarray(confusion).save(partial / "confusion.png")
         Image.fromarray(reliability).save(partial / "reliability.png")
-        if mistakes:
-            captions = [caption(evaluation, index) for index, _ in mistakes]
-            gallery = photo_grid(np.stack([picture for _, picture in mistakes]), captions)
-            Image.fromarray(gallery).save(partial / "mistakes.png")
         if comparison:
             write_differences(evaluation, comparison, partial / "differences.csv")
         (partial / PHOTOS).mkdir()
@@ -267,32 +258,6 @@ def describe_coins(evaluation: Evaluation, coins: list[ShownCoin]) -> str:
         return f"The worst {mistakes} of {total} mistakes; predictions.csv has all photos."
     said = f"All {total} mistakes, the furthest off first" if total else "There are no mistakes"
     return f"{said}, and then the {len(coins) - mistakes} right ones of which the model is least sure."
-
-
-def mistake_pictures(
-    evaluation: Evaluation, count: int, model: nn.Module, device: torch.device
-) -> list[tuple[int, np.ndarray]]:
-    """Return the worst mistakes: the index of each photo, and a picture of it beside its heatmap.
-
-    The heatmap shows what spoke for the predicted grade. The pictures are (height, 2 * width, 3), uint8. Photos that
-    can no longer be read are left out.
-    """
-    pictures = []
-    for index in evaluation.worst()[:count]:
-        with suppress(PhotoError):
-            photo = to_tensor(open_coin(evaluation.paths[index], model.image_width, model.image_height).photo)
-            target = torch.tensor([evaluation.predictions.predicted[index]], device=device)
-            heatmap = heatmaps(model, normalise(photo[None].to(device)), target)[0].cpu().numpy()
-            photo = photo.permute(1, 2, 0).numpy()
-            pictures.append((index, np.hstack([photo, overlay(photo, heatmap)])))
-    return pictures
-
-
-def caption(evaluation: Evaluation, index: int) -> str:
-    """Return the true grade of a photo, the predicted one, and the confidence, as text."""
-    classes, predictions = evaluation.classes, evaluation.predictions
-    true, predicted = classes[predictions.labels[index]], classes[predictions.predicted[index]]
-    return describe(true, predicted, predictions.confidence[index])
 
 
 def format_estimate(estimate: Estimate, format: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,13 @@ from torch import nn
 
 from coinkit.augment import augment
 from coinkit.cli import UserError, printable, told_if_it_fails
-from coinkit.dataset import PhotoReader, Split, read_batches
-from coinkit.figures import confusion_chart, photo_grid
-from coinkit.report import Evaluation, caption, mistake_pictures
+from coinkit.dataset import PhotoReader, Split, normalise, read_batches, to_tensor
+from coinkit.faces import open_coin
+from coinkit.figures import confusion_chart, overlay, photo_grid
+from coinkit.heatmaps import heatmaps
+from coinkit.photos import PhotoError
+from coinkit.report import Evaluation
+from coinkit.review import describe
 
 PICTURES = 10  # draw at most this many times in a run; at the sizes below, that makes 20 MB at most
 MAX_PICTURE_SHARE = 0.01  # leave pictures out while they have taken more than this share of the time
@@ -135,8 +139,8 @@ class TensorBoardLog:
             self.val.add_image("confusion matrix", chart, epoch, dataformats="HWC")
         with left_out_if_it_fails("worst mistakes"):
             if mistakes := mistake_pictures(evaluation, MISTAKES, model, device):
-                photos = np.stack([picture for _, picture in mistakes])
-                grid = photo_grid(photos, [caption(evaluation, index) for index, _ in mistakes])
+                captions, photos = zip(*mistakes, strict=True)
+                grid = photo_grid(np.stack(photos), list(captions))
                 self.val.add_image("worst mistakes", shrunk(grid), epoch, dataformats="HWC")
         self.picture_seconds += time.perf_counter() - started
 
@@ -148,6 +152,27 @@ class TensorBoardLog:
         }
         with left_out_if_it_fails("comparison of runs"):
             self.val.add_hparams(settings, values, run_name=".")
+
+
+def mistake_pictures(
+    evaluation: Evaluation, count: int, model: nn.Module, device: torch.device
+) -> list[tuple[str, np.ndarray]]:
+    """Return the worst mistakes: for each a caption, and a picture of the photo beside its heatmap.
+
+    The heatmap shows what spoke for the predicted grade. The pictures are (height, 2 * width, 3), uint8. Photos that
+    can no longer be read are left out.
+    """
+    pictures, classes, predictions = [], evaluation.classes, evaluation.predictions
+    for index in evaluation.worst()[:count]:
+        with suppress(PhotoError):
+            photo = to_tensor(open_coin(evaluation.paths[index], model.image_width, model.image_height).photo)
+            predicted = predictions.predicted[index]
+            heatmap = heatmaps(model, normalise(photo[None].to(device)), torch.tensor([predicted], device=device))
+            photo = photo.permute(1, 2, 0).numpy()
+            picture = np.hstack([photo, overlay(photo, heatmap[0].cpu().numpy())])
+            true = classes[predictions.labels[index]]
+            pictures.append((describe(true, classes[predicted], predictions.confidence[index]), picture))
+    return pictures
 
 
 def relative_path(path: Path, folder: Path) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, add_photo, assert_fails, make_dataset, run_script, train
-from PIL import Image
 
 from coin_classifier_custom import BEST
 from coinkit import report
@@ -56,7 +55,7 @@ def test_the_report_on_the_test_split(trained, tmp_path):
     result = evaluate(trained, "--output", tmp_path / "report")
     assert result.returncode == 0, result.stderr
     report, metrics = tmp_path / "report", read_metrics(tmp_path / "report")
-    assert {path.name for path in report.iterdir()} >= FILES - {"mistakes.png", "differences.csv"}
+    assert {path.name for path in report.iterdir()} >= FILES - {"differences.csv", "mistakes.png"}
 
     rows = list(csv.DictReader((report / "predictions.csv").open(encoding="utf-8-sig", newline="")))
     assert len(rows) == metrics["photos"] == 9
@@ -115,9 +114,6 @@ def test_the_page_needs_only_its_folder_and_tells_what_is_wrong(trained, tmp_pat
     mistakes = [image["alt"] for image in images if "taken for" in image["alt"]]
     assert len(mistakes) == 6 - np.trace(metrics["confusion"]) > 0
     assert mistakes[0].startswith("vf30 taken for ms65")
-    with Image.open(tmp_path / "report" / "mistakes.png") as gallery:
-        gallery.load()
-        assert gallery.width > 2 * 2 * 64  # two mistakes in a row, each a photo and its heatmap
 
 
 def test_several_networks_are_scored_as_their_mean(trained, tmp_path):

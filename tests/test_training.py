@@ -403,7 +403,7 @@ def test_another_backbone_takes_one_entry(tmp_path):
     result = run_with(tmp_path, TINY, "predict", photo, "--heatmap", "why.png")
     assert "Predicted Grade" in result.stdout and (tmp_path / "why.png").exists(), result.stderr
     result = run_with(tmp_path, TINY, "evaluate", "--output", "evaluated")
-    assert result.returncode == 0 and (tmp_path / "evaluated" / "mistakes.png").exists(), result.stderr
+    assert result.returncode == 0 and (tmp_path / "evaluated" / "index.html").exists(), result.stderr
 
     make_dataset(tmp_path / "other", grades=("g06", "ms65"))
     options += ["--data", "other", "--output", "tuned", "--init-from", BEST]
