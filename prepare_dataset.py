@@ -72,7 +72,7 @@ from coinkit.manifest import (
 )
 from coinkit.near_duplicates import GROUPINGS, assign_groups, other_hashes, perceptual_hash
 from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, PhotoError, find_photos, prefetch
-from coinkit.splits import COIN_IN_TWO_SPLITS, assign_splits
+from coinkit.splits import assign_splits, is_crossing
 
 SOURCE = Path("images")
 RATIOS = (70, 10, 20)  # train, val and test
@@ -139,7 +139,7 @@ def main() -> None:
         photos = prepare(args, output)
 
     print_report(photos, args.ratios)
-    if any(COIN_IN_TWO_SPLITS in photo.reason for photo in photos):
+    if any(map(is_crossing, photos)):
         print_crossing(photos, count_moved_by_reshuffle(photos, args))
     if args.dry_run:
         print("\nA dry run: nothing was written.")
@@ -434,7 +434,7 @@ def select_and_split(
 
 def count_moved_by_reshuffle(photos: list[Photo], args: argparse.Namespace) -> int:
     """Return how many photos would be in another split after --reshuffle."""
-    again = [replace(photo, reason="" if COIN_IN_TWO_SPLITS in photo.reason else photo.reason) for photo in photos]
+    again = [replace(photo, reason="" if is_crossing(photo) else photo.reason) for photo in photos]
     assign_splits(again, [], args.ratios, args.seed)
     return sum(photo.split != new.split for photo, new in zip(photos, again, strict=True) if not new.reason)
 

@@ -10,7 +10,7 @@ from coinkit.files import is_hidden
 from coinkit.grades import is_proof, scale_order, sheldon_number
 from coinkit.manifest import MISSING, NOT_CHOSEN, Photo, usable
 from coinkit.photos import ONE_FACE, SPLITS, is_photo_name
-from coinkit.splits import COIN_IN_TWO_SPLITS
+from coinkit.splits import is_crossing
 
 PHOTO_COUNT_RATINGS = {"excellent": 100, "good": 50, "usable": 20, "too few": 0}  # photos of a grade, at least
 MAX_IMBALANCE = 3  # warn if the largest grade has more than this many times the photos of the smallest
@@ -149,9 +149,7 @@ def print_crossing(photos: list[Photo], moving: int) -> None:
         photos: all photos.
         moving: how many would be in another split after --reshuffle.
     """
-    crossing = [
-        f"{photo.source} ({photo.split}): {photo.reason}" for photo in photos if COIN_IN_TWO_SPLITS in photo.reason
-    ]
+    crossing = [f"{photo.source} ({photo.split}): {photo.reason}" for photo in photos if is_crossing(photo)]
     print_photos("LEFT OUT, since one coin in two splits makes the score too good:", crossing)
     print(f"They keep their splits in manifest.csv. --reshuffle uses them again, and moves {moving} photos to another")
     print("split; models that were trained before must then be trained anew. If they are different coins: --group.")
@@ -162,7 +160,7 @@ def print_left_out(photos: list[Photo]) -> None:
     left_out = [
         f"{photo.source}: {photo.reason}"
         for photo in photos
-        if photo.reason not in ("", MISSING, NOT_CHOSEN) and COIN_IN_TWO_SPLITS not in photo.reason
+        if photo.reason not in ("", MISSING, NOT_CHOSEN) and not is_crossing(photo)
     ]
     if left_out:
         print_photos("left out:", left_out)

@@ -48,9 +48,7 @@ class Photo:
     reverse: str = ""  # path of the photo of the reverse, if it is one of its own; `source` then shows the obverse
     reverse_bytes: int = 0
     reverse_modified_ns: int = 0
-    circles: str = (
-        ""  # where the faces were cut out, in pixels: see coinkit.faces.format_circles; empty if they were not
-    )
+    circles: str = ""  # where the faces were cut out: see coinkit.faces.format_circles; empty if they were not
     source_grade: str = ""  # the grade of its folder; `grade` differs if --classes has joined it to others
 
 

@@ -66,6 +66,11 @@ def leave_out_crossing(photos: list[Photo]) -> None:
                 photo.reason = f"{COIN_IN_TWO_SPLITS} {first.source}, which is in {first.split}"
 
 
+def is_crossing(photo: Photo) -> bool:
+    """Tell whether `leave_out_crossing` has left out a photo."""
+    return photo.reason.startswith(COIN_IN_TWO_SPLITS)
+
+
 def split_by_ratios(photos: list[Photo], ratios: list[float], seed: int) -> None:
     """Split the remaining coins by the ratios within each grade, in random order, coins with many photos first."""
     lacking = count_lacking(usable(photos), ratios)
