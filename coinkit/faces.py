@@ -8,9 +8,10 @@ Every script opens coins here, so that the model always sees the same pixels.
 import csv
 import math
 import os
+import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +45,13 @@ LEAST_SIDE = 2048  # of the copy, in pixels, if the photo has them
 # Faces are cut out at no less than the usual size of prepared photos, and then shrunk like those, so that a pair and
 # its prepared photo look the same to a small network.
 CUT_SIDE = 512
+
+# What the name of a photo may begin or end with to tell its face, as in 1_obv.jpg, "1 front.jpg" or rev-1.jpg.
+_WORDS = {"obverse": "obverse|obv|front|heads", "reverse": "reverse|rev|back|tails"}
+FACE_WORDS = {
+    face: re.compile(rf"^(?:{words})[\W_]+|[\W_]+(?:{words}|{face[0]})[\W_]*$") for face, words in _WORDS.items()
+}
+MAX_NAMED = 5  # photos whose names are too alike
 
 
 class Faces(NamedTuple):
@@ -159,7 +167,10 @@ def _named(face: str, shape: str = "") -> Iterator[None]:
 def find_coins(
     paths: Collection[Path], cut: bool = False, circles: Mapping[Path, list[Coin]] | None = None
 ) -> tuple[list[Path | Faces], dict[Path, str]]:
-    """Join photos in folders named obverse and reverse to pairs: by the same name or the same certificate number.
+    """Join photos in folders named obverse and reverse to pairs.
+
+    The two photos of a coin have the same name, but for a word for the face at its start or end, or the same
+    certificate number.
 
     Args:
         paths: of photos; those in other folders show both faces.
@@ -169,50 +180,75 @@ def find_coins(
     Returns:
         The coins, in the order of the paths; and the photos without a partner, with the reason.
     """
-    by_folder = defaultdict(lambda: ([], []))
+    by_folder = defaultdict(list)
     for path in paths:
         if _shows_one_face(path):
-            by_folder[path.parent.parent][FACE_FOLDERS.index(path.parent.name.lower())].append(path)
-    partner = {}
-    for obverses, reverses in by_folder.values():
-        partner |= _pairs(obverses, reverses, lambda path: path.stem.lower())
-        rest = [[path for path in faces if path not in partner] for faces in (obverses, reverses)]
-        partner |= _pairs(*rest, lambda path: " ".join(certificate_numbers(path)))
+            by_folder[path.parent.parent].append(path)
+    reverse_of, alone = {}, {}
+    for photos in by_folder.values():
+        pairs, others = _join_namesakes(photos)
+        reverse_of |= pairs
+        alone |= others
 
     def known(path: Path) -> list[Coin]:
         return circles.get(_key(path), []) if circles else []
 
-    coins, alone = [], {}
+    coins = []
     for path in paths:
         if not _shows_one_face(path):
             coins.append(Faces(path, None, (*reversed(known(path)), None, None)[:2]) if cut else path)
-        elif path not in partner:
-            alone[path] = f"no photo of its {_other_face(path)} has the same name, or several have"
-        elif _other_face(path) == "reverse":
-            pair = path, partner[path]
+        elif path in reverse_of:
+            pair = path, reverse_of[path]
             coins.append(Faces(*pair, tuple((None, *known(photo))[-1] for photo in pair)))
     return coins, alone
 
 
 def _shows_one_face(path: Path) -> bool:
-    return path.parent.name.lower() in FACE_FOLDERS
+    return _face(path) in FACE_FOLDERS
 
 
-def _other_face(path: Path) -> str:
-    return FACE_FOLDERS[1 - FACE_FOLDERS.index(path.parent.name.lower())]
+def _face(path: Path) -> str:
+    return path.parent.name.lower()
 
 
-def _pairs(obverses: list[Path], reverses: list[Path], name: Callable[[Path], str]) -> dict[Path, Path]:
-    """Return the photos whose name exactly one photo of each face has: each obverse's reverse, and the other way."""
-    by_name = defaultdict(lambda: ([], []))
-    for side, faces in enumerate((obverses, reverses)):
-        for path in faces:
-            by_name[name(path)][side].append(path)
-    pairs = {}
-    for key, (first, second) in by_name.items():
-        if key and len(first) == len(second) == 1:
-            pairs |= {first[0]: second[0], second[0]: first[0]}
-    return pairs
+def _join_namesakes(photos: list[Path]) -> tuple[dict[Path, Path], dict[Path, str]]:
+    """Join the photos of one face to pairs: those of which one of each face, and no other, has the same name.
+
+    Returns:
+        The reverse of each obverse; and the photos without a partner, with the reason.
+    """
+    pairs, alone = {}, {}
+    for path in photos:
+        other_face = FACE_FOLDERS[1 - FACE_FOLDERS.index(_face(path))]
+        alone[path] = f"no photo of its {other_face} among these has the same name"
+    for name_of in (_name, _name_without_face, _numbers):
+        by_name = defaultdict(list)
+        for path in alone:
+            by_name[name_of(path)].append(path)
+        for name, namesakes in by_name.items():
+            if not name or len(set(map(_face, namesakes))) == 1:
+                continue
+            if len(namesakes) == 2:
+                obverse, reverse = sorted(namesakes, key=_face)
+                pairs[obverse] = reverse
+                del alone[obverse], alone[reverse]
+            else:
+                names = [f"{path.parent.name}/{path.name}" for path in namesakes]
+                listed = ", ".join(names[:MAX_NAMED] + ["..."] * (len(names) > MAX_NAMED))
+                alone |= dict.fromkeys(namesakes, f"several photos have its name or number: {listed}")
+    return pairs, alone
+
+
+def _name(path: Path) -> str:
+    return path.stem.lower()
+
+
+def _name_without_face(path: Path) -> str:
+    return FACE_WORDS[_face(path)].sub("", _name(path))
+
+
+def _numbers(path: Path) -> str:
+    return " ".join(certificate_numbers(path))
 
 
 def first_file(source: Path | Faces) -> Path:

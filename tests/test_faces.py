@@ -173,15 +173,53 @@ def test_turned_photos_are_cut_out_upright(tmp_path, label):
     assert np.allclose([circle[:3] for circle in turned.circles], [coin[:3] for coin in CIRCLES], atol=5)
 
 
-def test_photos_are_joined_by_name_or_certificate_number():
-    folder = Path("ms65")
-    names = {"obverse": ["A.jpg", "b.jpg", "12345678-front.jpg", "c.jpg", "c.png"]}
-    names["reverse"] = ["a.PNG", "12345678 back.jpg", "c.jpg"]
-    coins, alone = find_coins([folder / face / name for face in names for name in names[face]] + [folder / "both.jpg"])
-    pairs = {(coin.obverse.name, coin.reverse.name) for coin in coins if isinstance(coin, Faces)}
-    assert pairs == {("A.jpg", "a.PNG"), ("12345678-front.jpg", "12345678 back.jpg")}
-    assert folder / "both.jpg" in coins
-    assert {path.name for path in alone} == {"b.jpg", "c.jpg", "c.png"}
+def find(obverses: list[str], reverses: list[str]) -> tuple[set[tuple[str, str]], dict[str, str]]:
+    """The pairs among photos in ms65/obverse and ms65/reverse, and the others with the reason."""
+    paths = [Path("ms65", "obverse", name) for name in obverses] + [Path("ms65", "REVERSE", name) for name in reverses]
+    coins, alone = find_coins(paths)
+    pairs = {(coin.obverse.name, coin.reverse.name) for coin in coins}
+    assert 2 * len(pairs) + len(alone) == len(paths)
+    return pairs, {path.name: reason for path, reason in alone.items()}
+
+
+@pytest.mark.parametrize(
+    ("obverse", "reverse"),
+    [
+        ("A.jpg", "a.PNG"),
+        ("12345678-front.jpg", "12345678 b.jpg"),
+        ("1_obv.jpg", "1_rev.jpg"),
+        ("coin12-obverse.jpg", "coin12-reverse.jpg"),
+        ("5o_o.jpg", "5o_r.jpg"),
+        ("IMG_0001 front.jpg", "IMG_0001 back.jpg"),
+        ("1 (Heads).jpg", "1 (Tails).jpg"),
+        ("front-7.heic", "back-7.heic"),
+        ("7.jpg", "7_rev.jpg"),
+        ("mercury_obv.jpg", "mercury_back.jpg"),
+    ],
+)
+def test_photos_are_joined_by_name_or_certificate_number(obverse, reverse):
+    assert find([obverse, "other.jpg"], ["another.jpg", reverse])[0] == {(obverse, reverse)}
+    assert find_coins([Path("ms65/both.jpg")]) == ([Path("ms65/both.jpg")], {})
+
+
+@pytest.mark.parametrize(
+    ("obverse", "reverse"),
+    [("1_rev.jpg", "1_obv.jpg"), ("1_a.jpg", "1_b.jpg"), ("1obv.jpg", "rev1.jpg"), ("o_1.jpg", "r_1.jpg")],
+)
+def test_photos_with_other_names_are_not_joined(obverse, reverse):
+    pairs, alone = find([obverse], [reverse])
+    assert not pairs and alone[obverse] == "no photo of its reverse among these has the same name"
+
+
+def test_photos_that_several_others_fit_are_not_joined():
+    pairs, alone = find(
+        ["c.jpg", "c.png", "1_obv.jpg", "2.jpg", "2_obv.jpg"], ["C.jpg", "1_rev.jpg", "1_back.jpg", "2.jpg"]
+    )
+    assert pairs == {("2.jpg", "2.jpg")}
+    assert alone["c.png"] == "several photos have its name or number: obverse/c.jpg, obverse/c.png, REVERSE/C.jpg"
+    assert "obverse/1_obv.jpg, REVERSE/1_rev.jpg, REVERSE/1_back.jpg" in alone["1_back.jpg"]
+    assert alone["2_obv.jpg"].startswith("no photo of its reverse")
+    assert find([f"12345678_{number}.jpg" for number in range(9)], ["12345678.jpg"])[1]["12345678.jpg"].endswith("...")
 
 
 def test_a_circle_beyond_the_photo_or_a_photo_of_nothing_has_a_reason(tmp_path):
