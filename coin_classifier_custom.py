@@ -519,7 +519,7 @@ class Trainer:
         """
         if checkpoint["classes"] != self.classes:
             raise UserError(
-                f"the run to resume has other grades than {self.args.data}; train with --init-from {path} instead."
+                f"the run to resume has other grades than {self.args.data}: use --init-from {quoted(path)} instead."
             )
         with checkpoints.damage_as_user_error(path):
             changes = describe_changes(checkpoint["dataset"], self.dataset)
@@ -750,13 +750,11 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     checkpoint = last = None
     if args.resume and (args.init_from or args.pretrained):
         parser.error(f"--init-from and --pretrained do not go with --resume, which has the weights of {LAST}")
-    if ignored := [f"--{name}" for name in ("preset", "graph") if args.resume and getattr(args, name)]:
-        print(f"The run goes on with its own options, so this is ignored: {', '.join(ignored)}.")
     options = config_to_flags(PRESETS[args.preset]) if args.preset else []
     if args.resume:
         last = args.output / args.resume if args.resume.parent == Path() else args.resume
         if last.name not in (LAST, PREVIOUS):
-            parser.error(f"--resume takes {LAST} or {PREVIOUS}, not {last.name}; --init-from takes any model")
+            parser.error(f"--resume takes {LAST} or {PREVIOUS}, not {last}; --init-from takes any model")
         checkpoint = checkpoints.load_checkpoint(last, checkpoints.NEEDED_TO_RESUME, mmap=False)
         build_model(checkpoint, last)  # a damaged one fails here, before its options are used
         options += config_to_flags(checkpoint["config"] | checkpoint["architecture"] | {"output": last.parent})
@@ -767,6 +765,8 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     check_arguments(args, parser)
     if checkpoint and (difference := checkpoints.describe_other_network(checkpoint, args)):
         parser.error(f"the run to resume has another architecture: {difference}. Leave this out, or do not --resume")
+    if checkpoint and (ignored := checkpoints.ignored_flags(checkpoint, args)):
+        print(f"The run goes on with its own options, so this is ignored: {', '.join(ignored)}.")
     return args, checkpoint
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from coinkit.checkpoints import load_tensors
-from coinkit.cli import UserError, home_path
+from coinkit.cli import UserError, home_path, in_words
 
 
 class Backbone(NamedTuple):
@@ -70,7 +70,8 @@ def pretrained_resnet50(source: str) -> dict[str, Tensor]:
         return load_tensors(home_path(source))
     except Exception as error:  # no network, no file, or no weights in it
         advice = f"download {ResNet50_Weights.DEFAULT.url} elsewhere and give --pretrained FILE"
-        raise UserError(f"no pretrained weights from {source} ({error}): {advice}.") from None
+        reason = in_words(error) if isinstance(error, OSError) else error
+        raise UserError(f"no pretrained weights from {source} ({reason}): {advice}.") from None
 
 
 BACKBONES = {"resnet50": Backbone(make_resnet50, "fc", "layer4", pretrained_resnet50)}

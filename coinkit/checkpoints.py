@@ -92,6 +92,13 @@ def describe_other_network(checkpoint: dict, args: argparse.Namespace) -> str:
     return f"{needed}, not {given}" if changed else ""
 
 
+def ignored_flags(checkpoint: dict, args: argparse.Namespace) -> list[str]:
+    """Return the flags that a resumed run does not follow, since its folder and its network are there already."""
+    before = checkpoint["config"]
+    names = [name for name in ("preset", "graph", "name", "runs") if getattr(args, name)]
+    return [f"--{name}" for name in names if str(getattr(args, name)) != str(before.get(name))]
+
+
 def save_tensors(content: Any, target: Path) -> None:
     """Save tensors and plain values with torch.save; `target` is replaced only when all is written.
 

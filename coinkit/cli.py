@@ -189,6 +189,8 @@ def told_if_it_fails(what: str) -> Iterator[None]:
 
 def quoted(path: object) -> str:
     """Return a path for a command that is printed to be pasted, in quotes where this platform's shell needs them."""
+    if str(path).startswith(("-", "~")):  # else it would be taken for a flag, or for the user's home
+        path = os.path.join(".", path)
     if sys.platform == "win32":
         return str(path) if re.fullmatch(r"[\w.:/\\+-]+", str(path)) else f'"{path}"'
     return shlex.quote(str(path))

@@ -6,7 +6,6 @@ of the logits over the epochs. That costs nothing, since each step of the traini
 margin (Pleiss et al. 2020, arXiv 2001.10528) is alike, and finds a little less: benchmarks/wrong_labels.py measures it.
 """
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from coinkit.dataset import Split
 from coinkit.files import atomic_write
 from coinkit.review import ShownCoin
+from coinkit.tables import table_writer
 from coinkit.training_photos import file_digests, find_sources
 
 DOUBTFUL_SHARE, MAX_DOUBTFUL = 0.05, 100  # of the training photos: how many a person is asked to look at
@@ -103,18 +103,14 @@ def write_label_table(check: LabelCheck, train: Split, classes: list[str], targe
     paths, doubtful = list(train.paths), set(check.doubtful())
     probabilities, others = check.probabilities(), check.others().tolist()
     sources = find_sources(paths)
-    with (
-        atomic_write(target) as partial,
-        partial.open("w", newline="", encoding="utf-8-sig", errors="surrogateescape") as file,  # Excel needs the mark
-    ):
-        writer = csv.writer(file)
-        writer.writerow(["rank", "look", "photo", "source", "grade", "rather", "p(grade)", "p(rather)", "epochs"])
+    with atomic_write(target) as partial, table_writer(partial) as table:
+        table.writerow(["rank", "look", "photo", "source", "grade", "rather", "p(grade)", "p(rather)", "epochs"])
         for rank, photo in enumerate(check.ranked(), start=1):
             grade, other, path = int(train.labels[photo]), others[photo], paths[photo]
             look, source = "yes" if photo in doubtful else "", sources.get(path, "")
             numbers = probabilities[photo][grade], probabilities[photo][other]
             row = [rank, look, path, source, classes[grade], classes[other], *(f"{number:.4f}" for number in numbers)]
-            writer.writerow([*row, int(check.epochs[photo])])
+            table.writerow([*row, int(check.epochs[photo])])
 
 
 def doubtful_in_checkpoint(checkpoint: dict, train: Split, classes: list[str]) -> list[ShownCoin]:

@@ -109,6 +109,8 @@ def test_a_command_that_is_printed_can_be_pasted(images, tmp_path):
         ("linux", "a/b.pth", "a/b.pth"),
         ("linux", "my coins", "'my coins'"),
         ("darwin", "$x", "'$x'"),
+        ("linux", Path("-my set"), "'./-my set'"),
+        ("linux", Path("~"), "'./~'"),
         ("win32", r"C:\coins\b.pth", r"C:\coins\b.pth"),
         ("win32", r"C:\my coins", r'"C:\my coins"'),
         ("win32", "a&b", '"a&b"'),

@@ -1,8 +1,10 @@
 """Training on datasets, disks and names that are not as they should be."""
 
+import argparse
 import errno
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from test_training import BEST, LAST, curves, load, run_with, train_with
 
 from coinkit.calibration import estimate_temperature
+from coinkit.checkpoints import ignored_flags
 from coinkit.dataset import PhotoReader, describe_gaps, find_classes, find_split, split_folder
 from coinkit.figures import choose_font, confusion_chart, photo_grid
 from coinkit.losses import soft_labels
@@ -298,9 +301,14 @@ def test_what_cannot_change_in_a_resumed_run_is_named(dataset, tmp_path):
     for option in ("--init-from", "--pretrained"):
         assert_fails(run_script("coin_classifier_custom.py", "--resume", option, "missing.pth", cwd=tmp_path), option)
     assert (tmp_path / LAST).read_bytes() == before
+    assert_fails(run_script("coin_classifier_custom.py", "--resume", ".", cwd=tmp_path), f"--resume takes {LAST}")
     options = ["--resume", "--preset", "small", "--num-epochs", 2, "--learning-rate", 0.001, "--batch-size", 8]
+    options += ["--name", "b", "--runs", "other"]
     result = run_script("coin_classifier_custom.py", *options, cwd=tmp_path)
-    assert result.returncode == 0 and "its own options, so this is ignored: --preset." in result.stdout
+    assert result.returncode == 0 and "so this is ignored: --preset, --name, --runs." in result.stdout
+    assert not (tmp_path / "other").exists()
+    same = argparse.Namespace(preset=None, graph=False, name="b", runs=Path("other"))
+    assert not ignored_flags(load(tmp_path), same)  # the same command again
     assert load(tmp_path)["progress"]["epochs"] == 2 and load(tmp_path)["config"]["learning_rate"] == 0.001
 
 
