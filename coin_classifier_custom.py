@@ -631,7 +631,7 @@ def main() -> int | None:
             args, checkpoint = parse_arguments()
         report = args.output / "report"
         check_report(report)
-        lock = exclusive_lock(args.output / LOCK, f"checkpoints to {args.output.resolve()}")
+        lock = exclusive_lock(args.output / LOCK, f"checkpoints to {args.output.absolute()}")
         with lock if distributed.IS_MAIN else nullcontext():
             return train_and_test(args, checkpoint, report)
 

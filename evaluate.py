@@ -29,7 +29,7 @@ from coinkit.cli import ArgumentParser, UserError, printable, run
 from coinkit.comparison import Comparison
 from coinkit.dataset import Split, describe_changes, find_split, fingerprint, split_folder
 from coinkit.devices import find_device
-from coinkit.faces import find_coins, read_circles
+from coinkit.faces import find_coins, first_file
 from coinkit.grades import class_name
 from coinkit.inference import build_networks
 from coinkit.label_errors import doubtful_in_checkpoint
@@ -175,7 +175,7 @@ def find_labelled_photos(
     Raises:
         UserError: there are no such photos.
     """
-    photos, all_alone, circles = [], {}, read_circles(folder)
+    label_of = {}
     grade_of = {path: class_name(path.name) for path in sorted(folder.iterdir()) if path.is_dir()}
     class_of = choose_classes(grade_of.values(), None, joined, keep_variants=False)
     for grade_folder, grade in grade_of.items():
@@ -184,18 +184,17 @@ def find_labelled_photos(
         names = (PHOTO_FOLDER, *FACE_FOLDERS)
         subfolders = [path for path in sorted(grade_folder.iterdir()) if path.is_dir() and path.name.lower() in names]
         paths = [path for subfolder in subfolders or [grade_folder] for path in find_photos(subfolder)]
-        found, alone = find_coins(paths, cut, circles)
         if label is not None:
-            photos += [(path, label) for path in found]
-            all_alone |= alone
-            for path, reason in alone.items():
-                print(f"{printable(path)}: {reason}", file=sys.stderr)
-        elif found:
-            print(f"{grade_folder}: the model does not know this grade; {len(found)} photos left out", file=sys.stderr)
-    if not photos:
+            label_of |= dict.fromkeys(paths, label)
+        elif paths:
+            print(f"{grade_folder}: the model does not know this grade; {len(paths)} photos left out", file=sys.stderr)
+    coins, alone = find_coins(label_of, cut)
+    for path, reason in alone.items():
+        print(f"{printable(path)}: {reason}", file=sys.stderr)
+    if not coins:
         known = ", ".join(classes)
         raise UserError(f"no photo in {folder}/<grade>/ or {folder}/<grade>/{PHOTO_FOLDER}/ for a grade of {known}.")
-    return Split([path for path, _ in photos], torch.tensor([label for _, label in photos])), all_alone
+    return Split(coins, torch.tensor([label_of[first_file(coin)] for coin in coins])), alone
 
 
 def find_doubtful_labels(dataset: Path, path: Path, checkpoint: dict) -> list[ShownCoin]:

@@ -17,6 +17,7 @@ import argparse
 import importlib
 import json
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -122,7 +123,7 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"--output: give a name that ends in {suffix}")
     if args.output.is_dir():
         parser.error(f"--output {args.output} is a folder: give the name of a file")
-    if args.output.resolve() == args.checkpoint.resolve():
+    if os.path.realpath(args.output) == os.path.realpath(args.checkpoint):
         parser.error("--output would replace the checkpoint: give it another name")
     return args
 

@@ -42,7 +42,7 @@ from coinkit.classes import describe_classes, has_bands, likeliest_band
 from coinkit.cli import ArgumentParser, UserError, discard_output, home_path, printable, run
 from coinkit.dataset import normalise, to_tensor
 from coinkit.devices import find_device
-from coinkit.faces import Faces, find_coins, first_file, open_coin, read_circles
+from coinkit.faces import Faces, find_coins, first_file, open_coin
 from coinkit.files import atomic_write, is_system_file, short_name
 from coinkit.inference import TTA_VIEWS, grade_photos, load_networks
 from coinkit.photos import ONE_FACE, SUFFIXES, PhotoError, find_photos
@@ -64,10 +64,8 @@ class Prediction(NamedTuple):
 def main() -> int:
     """Run the command. The exit status is 1 if a photo could not be read."""
     args = parse_arguments()
-    folders = [path for path in map(home_path, args.photos) if os.path.isdir(path)]
-    circles = {photo: known for folder in folders for photo, known in read_circles(folder).items()}
-    found, alone = find_coins(find_inputs(args.photos), args.cut, circles)
-    paths = list(dict.fromkeys([*found, *(Faces(*pair) for pair in args.faces)]))
+    coins, alone = find_coins(find_inputs(args.photos), args.cut, args.faces)
+    paths = list(dict.fromkeys(coins))
     for path, reason in alone.items():
         print(f"{printable(path)}: {reason}", file=sys.stderr)
     if not paths:
@@ -100,7 +98,7 @@ def main() -> int:
             tell(pad_line("photo", [("grade", "confidence"), ("band", "confidence")], "note", widths))
 
     unreadable = len(alone)
-    coins = []  # for --html
+    shown = []  # for --html
     with csv_table(args.csv, top_k, classes) if args.csv else nullcontext() as table:
         graded = grade_photos(networks, paths, args.tta, device)
         for path, result in tqdm(graded, total=len(paths), unit="photo", leave=False, disable=len(paths) == 1 or None):
@@ -116,11 +114,11 @@ def main() -> int:
                 label = classes.index(prediction.top[0][0])
                 write_heatmap(networks[0].model, path, label, heatmap_of[path], device)
             if args.html:
-                coins.append((path, result[0].numpy(), prediction.note))
-    if coins:
+                shown.append((path, result[0].numpy(), prediction.note))
+    if shown:
         from coinkit.review import write_grades
 
-        write_grades(coins, classes, networks[0].model, device, args.checkpoint, args.html)
+        write_grades(shown, classes, networks[0].model, device, args.checkpoint, args.html)
     return 1 if unreadable else 0
 
 

@@ -46,7 +46,7 @@ from coinkit.dataset_report import (
     print_other_files,
     print_report,
 )
-from coinkit.faces import Faces, find_coins, first_file, format_circles, open_coin, read_circles, source_of
+from coinkit.faces import Faces, find_coins, first_file, format_circles, open_coin, source_of
 from coinkit.files import (
     DISK_FULL,
     atomic_folder,
@@ -134,7 +134,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Run the command."""
     args = parse_arguments()
-    output = args.output.resolve()
+    output = Path(os.path.realpath(args.output))  # which links in a circle do not stop
     with nullcontext() if args.dry_run else exclusive_lock(hidden_sibling(output, "lock"), args.output):
         photos = prepare(args, output)
 
@@ -193,9 +193,9 @@ def check_output(output: Path, source: Path) -> list[Photo]:
     Raises:
         UserError: `output` is a file, or holds files that are not part of a dataset and would be lost.
     """
-    if output.exists() and not output.is_dir():
+    if os.path.lexists(output) and not output.is_dir():
         raise UserError(f"--output {output} is not a folder: choose another one.")
-    source = source.resolve()
+    source = Path(os.path.realpath(source))
     if output == source or output in source.parents:
         raise UserError(f"--output {output} contains the photos of --source {source}: choose another folder.")
     photos = read_manifest(output)
@@ -237,7 +237,7 @@ def find_source_photos(args: argparse.Namespace) -> list[Photo]:
             continue
         print_other_files(folder)
         grade_of |= dict.fromkeys(paths, grade)
-    coins, alone = find_coins(grade_of, args.cut, read_circles(args.source))
+    coins, alone = find_coins(grade_of, args.cut)
     photos = []
     for coin in coins:
         photo = Photo(first_file(coin).as_posix(), grade_of[first_file(coin)], preparation=args.full_size or jpeg)

@@ -52,7 +52,7 @@ def load_checkpoint(path: Path, needed: dict[str, type] = NEEDED_TO_PREDICT, mma
         advice = f"did you mean {nearby}?" if nearby else "run python coin_classifier_custom.py first, or name another."
         if nearby and others and read_progress(nearby).get("epochs") == 0:
             advice = f"the training of {nearby} has not finished its first epoch."
-        raise UserError(f"no checkpoint {path.resolve()}: {advice}")
+        raise UserError(f"no checkpoint {path.absolute()}: {advice}")
     if path.suffix.lower() == ".onnx":
         raise UserError(f"{path} is for ONNX Runtime (docs/onnx.md): name the .pth file that it was exported from.")
     with damage_as_user_error(path):

@@ -11,8 +11,9 @@ import os
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ from coinkit.photos import (
 )
 from coinkit.tables import table_reader
 
-CIRCLES = "circles.csv"  # in the folder of the photos: circles that count instead of those that are found
+CIRCLES = "circles.csv"  # in a folder above the photos: circles that count instead of those that are found
 
 # A photo is searched in the same copy whatever size is asked for, so that the same circles are found. In a copy of this
 # size, a coin fills a half of 1024x512 if it is a quarter as wide as the photo.
@@ -59,7 +60,8 @@ class Faces(NamedTuple):
 
     obverse: Path
     reverse: Path | None = None  # None: both are in `obverse`
-    circles: tuple[Coin | None, ...] = (None, None)  # where the coin is known to be, in pixels of the file
+    # Where the coin is known to be, in pixels of the file: in either photo; or anywhere in the one, the surest first
+    circles: tuple[Coin | None, ...] = (None, None)
 
     def __str__(self) -> str:
         return f"{self.obverse} + {self.reverse}" if self.reverse else str(self.obverse)
@@ -165,7 +167,7 @@ def _named(face: str, shape: str = "") -> Iterator[None]:
 
 
 def find_coins(
-    paths: Collection[Path], cut: bool = False, circles: Mapping[Path, list[Coin]] | None = None
+    paths: Collection[Path], cut: bool = False, pairs: Iterable[tuple[Path, Path]] = ()
 ) -> tuple[list[Path | Faces], dict[Path, str]]:
     """Join photos in folders named obverse and reverse to pairs.
 
@@ -175,10 +177,14 @@ def find_coins(
     Args:
         paths: of photos; those in other folders show both faces.
         cut: cut the faces out of those, too.
-        circles: what `read_circles` returns.
+        pairs: of more photos, of the obverse and the reverse of a coin, whatever their names.
 
     Returns:
-        The coins, in the order of the paths; and the photos without a partner, with the reason.
+        The coins, in the order of the paths and pairs; and the photos without a partner, with the reason. What
+        circles.csv in a folder above a photo says of it is known.
+
+    Raises:
+        UserError: circles.csv has a mistake.
     """
     by_folder = defaultdict(list)
     for path in paths:
@@ -186,21 +192,26 @@ def find_coins(
             by_folder[path.parent.parent].append(path)
     reverse_of, alone = {}, {}
     for photos in by_folder.values():
-        pairs, others = _join_namesakes(photos)
-        reverse_of |= pairs
+        joined, others = _join_namesakes(photos)
+        reverse_of |= joined
         alone |= others
 
-    def known(path: Path) -> list[Coin]:
-        return circles.get(_key(path), []) if circles else []
+    read = cache(read_circles)
+
+    def known(path: Path) -> list[Coin]:  # what the nearest circles.csv says comes last
+        path = _key(path)
+        return [circle for folder in reversed(path.parents) for circle in read(folder).get(path, [])]
+
+    def faces(*pair: Path) -> Faces:
+        return Faces(*pair, tuple((None, *known(photo))[-1] for photo in pair))
 
     coins = []
     for path in paths:
-        if not _shows_one_face(path):
-            coins.append(Faces(path, None, (*reversed(known(path)), None, None)[:2]) if cut else path)
-        elif path in reverse_of:
-            pair = path, reverse_of[path]
-            coins.append(Faces(*pair, tuple((None, *known(photo))[-1] for photo in pair)))
-    return coins, alone
+        if path in reverse_of:
+            coins.append(faces(path, reverse_of[path]))
+        elif not _shows_one_face(path):
+            coins.append(Faces(path, None, (*reversed(known(path)), None, None)) if cut else path)
+    return coins + [faces(*pair) for pair in pairs], alone
 
 
 def _shows_one_face(path: Path) -> bool:

@@ -76,7 +76,7 @@ def make_folder(folder: Path) -> None:
 
 def cannot_write(folder: Path, error: OSError) -> UserError:
     """Return an error with words for what the system says."""
-    return UserError(f"cannot write in {folder.resolve()}: {error.strerror or error}. Choose another folder.")
+    return UserError(f"cannot write in {folder.absolute()}: {error.strerror or error}. Choose another folder.")
 
 
 @contextmanager
@@ -201,7 +201,7 @@ def move_content(source: Path, target: Path) -> None:
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target` to write to; it replaces `target` at the end, unless there is an error."""
-    target = target.resolve()
+    target = Path(os.path.realpath(target))
     restore_previous(target)
     partial = hidden_sibling(target, "partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -262,7 +262,7 @@ def require_disk_space(needed: int, folder: Path) -> Iterator[None]:
         UserError: there is not enough space.
     """
     make_folder(folder)
-    advice = f"about {format_bytes(needed)} are needed in {folder.resolve()}: free some, or choose another --output"
+    advice = f"about {format_bytes(needed)} are needed in {folder.absolute()}: free some, or choose another --output"
     try:
         free = shutil.disk_usage(folder).free
     except OSError:

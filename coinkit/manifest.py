@@ -55,7 +55,7 @@ class Photo:
 COLUMNS = {field.name: field.type for field in fields(Photo)}
 NUMBERS = [name for name, kind in COLUMNS.items() if kind is int]
 CIRCLE = r"(?:\?|-?\d+\.\d+(?: -?\d+\.\d+){3})"  # see coinkit.faces.format_circles
-CIRCLES = re.compile(f"(?:{CIRCLE}; {CIRCLE})?")
+CIRCLES = re.compile(f"(?:{CIRCLE}(?:; {CIRCLE})+)?")
 HEX_DIGITS = re.compile("(?:[0-9a-f]{64}){0,3}")  # a SHA-256 digest, perceptual hashes
 _get_values = attrgetter(*COLUMNS)
 

@@ -100,7 +100,11 @@ def find_photos(folder: Path, recursive: bool = False) -> list[Path]:
     if not recursive:
         return _sorted_without_raw(filter(is_photo_name, folder.iterdir()))
     photos, visited = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+
+    def name_unreadable(error: OSError) -> None:  # opening it will give the reason
+        photos.append(Path(error.filename))
+
+    for parent, folders, names in os.walk(folder, onerror=name_unreadable, followlinks=True):
         if (real := os.path.realpath(parent)) in visited:  # links may lead in circles
             folders.clear()
             continue
@@ -138,10 +142,11 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
 def read_photo_file(path: Path) -> bytes:
     """Return the content of a photo's file, for `decode_photo`. Raises what `open_photo` raises."""
     with as_photo_error():
+        if path.is_dir():
+            os.listdir(path)  # fails if it may not be read
+            raise PhotoError("no photo in this folder")
         if not path.is_file():
-            raise PhotoError(
-                "no photo in this folder" if path.is_dir() else "not a file" if path.exists() else "no such file"
-            )
+            raise PhotoError("not a file" if path.exists() else "no such file")
         if path.suffix.lower() in RAW_SUFFIXES:  # Pillow would open the small preview in some
             raise PhotoError("a camera's raw file: save it as JPEG")
         if path.stat().st_size > MAX_BYTES:

@@ -12,6 +12,7 @@ differences.csv    what another model graded otherwise, if there was one to comp
 import io
 import json
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -143,7 +144,8 @@ def check_report(folder: Path) -> None:
     Raises:
         UserError: something else is there, and would be lost.
     """
-    if folder.exists() and not folder.is_dir():
+    folder = Path(os.path.realpath(folder))
+    if os.path.lexists(folder) and not folder.is_dir():
         raise UserError(f"{folder} is no folder: move it away, the report goes there.")
     for path in sorted(folder.glob("*")) + sorted(folder.glob(f"{PHOTOS}/*")):
         in_report = path.name in FILES or path == folder / PHOTOS or path.match(f"{PHOTOS}/coin-*.jpg")
@@ -176,7 +178,7 @@ def write_report(
     confusion = confusion_chart(evaluation.confusion, evaluation.classes)
     reliability = reliability_diagram(evaluation.predictions.confidence, evaluation.predictions.correct)
     coins = coins_to_check(evaluation, comparison)
-    lock = exclusive_lock(hidden_sibling(folder.resolve(), "lock"), folder, timeout=MAX_WAIT)
+    lock = exclusive_lock(hidden_sibling(Path(os.path.realpath(folder)), "lock"), folder, timeout=MAX_WAIT)
     with lock, atomic_folder(folder) as partial:
         write_predictions(evaluation, partial / "predictions.csv")
         write_metrics(evaluation, about, partial / "metrics.json")

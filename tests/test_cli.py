@@ -13,8 +13,10 @@ import pytest
 import torch
 from conftest import ROOT, SMALL, assert_fails, make_dataset, run_script
 
+import prepare_dataset
 from coinkit import cli
 from coinkit.backbones import pretrained_resnet50
+from coinkit.report import check_report
 
 BEST = "coin_classifier_custom_best.pth"
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
@@ -169,8 +171,10 @@ def test_a_mistyped_flag_is_answered_with_the_nearest(monkeypatch, capsys, scrip
     assert capsys.readouterr().err == f"Error: unknown argument {message} (--help explains the options)\n"
 
 
+@POSIX
 def test_an_output_that_is_a_file_is_said_in_words(images, trained, tmp_path):
     (tmp_path / "taken").write_text("mine")
+    (tmp_path / "loop").symlink_to("loop")
     data, checkpoint = trained / "coin_dataset", trained / BEST
     commands = {
         "prepare_dataset.py": ["--output", "taken/set"],
@@ -192,6 +196,12 @@ def test_an_output_that_is_a_file_is_said_in_words(images, trained, tmp_path):
         result = run_script(script, *options, cwd=tmp_path)
         assert_fails(result, "taken", "not a folder")
         assert "[Errno" not in result.stderr
+    for check in (
+        lambda: prepare_dataset.check_output(tmp_path / "loop", images),
+        lambda: check_report(tmp_path / "loop"),
+    ):
+        with pytest.raises(cli.UserError, match="loop is no"):
+            check()
     (tmp_path / "folder.csv").mkdir()
     options = (data / "test/g06", "--checkpoint", checkpoint, "--csv", "folder.csv")
     assert_fails(run_script("predict.py", *options, cwd=tmp_path), "folder.csv is a folder")

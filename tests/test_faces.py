@@ -222,6 +222,20 @@ def test_photos_that_several_others_fit_are_not_joined():
     assert find([f"12345678_{number}.jpg" for number in range(9)], ["12345678.jpg"])[1]["12345678.jpg"].endswith("...")
 
 
+def test_circles_are_read_from_every_folder_above_a_photo(tmp_path):
+    draw_faces(tmp_path / "ms65", "1", 3)
+    pair = tmp_path / "ms65" / "obverse" / "1.jpg", tmp_path / "ms65" / "reverse" / "1.jpg"
+    Image.new("RGB", (800, 400)).save(both := tmp_path / "both.png")
+    rows = ["file,x,y,radius", "ms65/obverse/1.jpg,1,1,9", "ms65/reverse/1.jpg,2,2,9"]
+    rows += ["both.png,100,200,90", "both.png,600,200,91", "both.png,600,200,92"]
+    (tmp_path / "circles.csv").write_text("\n".join(rows))
+    (tmp_path / "ms65" / "circles.csv").write_text("file,x,y,radius\nobverse/1.jpg,3,3,9\n")
+    expected = Faces(*pair, (Coin(3, 3, 9, 1), Coin(2, 2, 9, 1)))
+    assert find_coins(pair)[0] == find_coins([], pairs=[pair])[0] == [expected]
+    (coin,), _ = find_coins([both], cut=True)
+    assert [circle.radius for circle in open_coin(coin, 64, 32).circles] == [90, 92]
+
+
 def test_a_circle_beyond_the_photo_or_a_photo_of_nothing_has_a_reason(tmp_path):
     faces = draw_faces(tmp_path, "coin", 3)
     for circle in (Coin(9000, 10, 50, 1), Coin(300, 500, 1e9, 1)):

@@ -1,6 +1,8 @@
 """Photos of all kinds are opened as they look, or refused with a reason."""
 
+import errno
 import io
+import os
 import struct
 import sys
 import zlib
@@ -300,6 +302,26 @@ def test_avif_gif_and_jpe_are_photos(tmp_path, name):
     draw_photo(2, SIZE).save(tmp_path / name, **options)
     (path,) = photos.find_photos(tmp_path)
     assert_same_photo(path, draw_photo(2, SIZE), tolerance=10)
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    draw_photo(2, SIZE).save(tmp_path / "1.png")
+    (tmp_path / "secret").mkdir()
+
+    def without_right(real):
+        def refuse(path):
+            if str(path).endswith("secret"):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return real(path)
+
+        return refuse
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, without_right(getattr(os, name)))
+    photo, folder = photos.find_photos(tmp_path, recursive=True)
+    assert photo.name == "1.png" and folder.name == "secret"
+    with pytest.raises(PhotoError, match="cannot be read: Permission denied"):
+        open_photo(folder, *SIZE)
 
 
 def test_the_first_picture_of_a_gif_is_the_photo(tmp_path):
