@@ -6,6 +6,7 @@ Every script opens coins here, so that the model always sees the same pixels.
 """
 
 import csv
+import filecmp
 import math
 import os
 import re
@@ -138,6 +139,9 @@ def _open_faces(source: Faces) -> list[_Face]:
             with _named(name):
                 photo, (width, _) = open_whole(path, LEAST_SIDE)
                 faces.append(_Face(photo, photo.width / width))
+        with as_photo_error():
+            if filecmp.cmp(source.obverse, source.reverse, shallow=False):
+                raise PhotoError("the same picture is given for both faces")
         return faces
     photo, (width, _) = open_whole(source.obverse, LEAST_SIDE)
     middle = photo.width // 2

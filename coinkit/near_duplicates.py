@@ -100,9 +100,13 @@ def assign_groups(
     photos = [photo for photo in usable_now_or_later(photos) if photo.perceptual_hash]
     doubts, pairs = [], []
     if grouping != "none":
+        shared = find_shared_faces(photos)
+        for first, index in shared:
+            photos[index].match = f"has a photo in common with {photos[first].source}"
+        pairs += shared
         same_certificate = find_same_certificates(photos, doubts)
         for first, index, number in same_certificate:
-            photos[index].match = f"certificate number {number}, as {photos[first].source}"
+            photos[index].match = photos[index].match or f"certificate number {number}, as {photos[first].source}"
         pairs += [(first, index) for first, index, _ in same_certificate]
     if grouping == "both":
         look_alikes = find_look_alikes(photos, doubts, find_file)
@@ -120,6 +124,17 @@ def _connect(pairs: list[tuple[int, int]], count: int) -> np.ndarray:
     rows, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(count, count))
     return connected_components(graph, directed=False)[1]
+
+
+def find_shared_faces(photos: list[Photo]) -> list[tuple[int, int]]:
+    """Return pairs of coins, of two photos each, that share a file: one of them is with the wrong partner."""
+    first_with, pairs = {}, []
+    for index, photo in enumerate(photos):
+        for digest in {photo.digest[:64], photo.digest[64:]} if photo.reverse else ():
+            first = first_with.setdefault(digest, index)
+            if first != index:
+                pairs.append((first, index))
+    return pairs
 
 
 # ---------------------------------------------------------------- certificate numbers

@@ -2,13 +2,17 @@
 
 import csv
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import assert_fails, draw_photo, run_script
+from conftest import ROOT, assert_fails, draw_photo, run_script
 from PIL import Image
 from test_coin_finder import draw_coin
 
@@ -17,6 +21,7 @@ from coinkit.cut_page import write_cut_page
 from coinkit.faces import Faces, OpenedCoin, find_coins, format_circles, open_coin
 from coinkit.inference import CUT_OUT, NOT_CUT_OUT, read_photo
 from coinkit.manifest import Photo, read_manifest, write_manifest
+from coinkit.near_duplicates import assign_groups
 from coinkit.photos import PhotoError
 from coinkit.training_photos import were_cut_out
 
@@ -247,6 +252,25 @@ def test_a_circle_beyond_the_photo_or_a_photo_of_nothing_has_a_reason(tmp_path):
             open_coin(faces, 64, 32)
 
 
+def test_one_photo_is_not_taken_for_both_faces(tmp_path):
+    faces = draw_faces(tmp_path, "coin", 3)
+    shutil.copy(faces.obverse, faces.reverse)
+    with pytest.raises(PhotoError, match="same picture is given for both faces"):
+        open_coin(faces, 64, 32)
+    faces.reverse.unlink()
+    with pytest.raises(PhotoError, match="reverse: no such file"):
+        open_coin(faces, 64, 32)
+
+
+@pytest.mark.parametrize(("obverse", "reverse", "groups"), [("a", "d", 1), ("c", "b", 1), ("c", "a", 1), ("c", "d", 2)])
+def test_coins_that_share_a_photo_stay_in_one_split(obverse, reverse, groups):
+    photos = [Photo(name, "ms65", reverse=f"r{name}", perceptual_hash=name * 64) for name in ("1", "2")]
+    photos[0].digest, photos[1].digest = "a" * 64 + "b" * 64, obverse * 64 + reverse * 64
+    assign_groups(photos, "certificate")
+    assert len({photo.group for photo in photos}) == groups
+    assert photos[1].match == ("has a photo in common with 1" if groups == 1 else "")
+
+
 def test_an_unsure_circle_is_noted():
     circles = Coin(50, 50, 40, SURE), Coin(50, 50, 40, SURE - 0.01)
     assert OpenedCoin(draw_photo(1), (200, 100), circles).notes == ["check how the coin was cut out (reverse)"]
@@ -292,6 +316,18 @@ def test_a_dataset_knows_whether_its_coins_were_cut_out(tmp_path):
         ]
         write_manifest(tmp_path, rows)
         assert were_cut_out(tmp_path) is answer
+
+
+def test_the_page_on_onnx_joins_two_photos_word_for_word_without_torch(tmp_path):
+    page = (ROOT / "docs" / "onnx.md").read_text("utf-8")
+    (snippet,) = re.findall(r"```python\n(from coinkit.faces.+?)```", page, re.DOTALL)
+    for path in draw_faces(tmp_path, "coin", 3)[:2]:
+        path.rename(tmp_path / f"{path.parent.name}.jpg")
+    program = f"import sys\nfrom pathlib import Path\nwidth, height = 64, 32\n{snippet}"
+    program += "\nassert photo.size == (64, 32) and not {'torch', 'scipy', 'tqdm'} & {*sys.modules}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_pair_gets_the_grade_of_its_prepared_photo(trained, pairs):
