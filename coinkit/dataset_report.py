@@ -10,7 +10,7 @@ from coinkit.files import is_hidden
 from coinkit.grades import is_proof, scale_order, sheldon_number
 from coinkit.manifest import MISSING, NOT_CHOSEN, Photo, usable
 from coinkit.photos import ONE_FACE, SPLITS, is_photo_name
-from coinkit.splits import is_crossing
+from coinkit.splits import is_crossing, split_sizes
 
 PHOTO_COUNT_RATINGS = {"excellent": 100, "good": 50, "usable": 20, "too few": 0}  # photos of a grade, at least
 MAX_IMBALANCE = 3  # warn if the largest grade has more than this many times the photos of the smallest
@@ -117,11 +117,12 @@ def print_warnings(photos: list[Photo]) -> None:
 
 
 def print_shares(photos: list[Photo], ratios: list[float]) -> None:
-    """Print which splits are far from their share."""
+    """Print which splits are far from the shares that they would have if every photo was of a coin of its own."""
     photos = usable(photos)
     counts = Counter(photo.split for photo in photos)
-    for split, ratio in zip(SPLITS, ratios, strict=True):
-        expected = round(len(photos) * ratio / sum(ratios))
+    grades = Counter(photo.grade for photo in photos)
+    for split in SPLITS:
+        expected = sum(split_sizes(count, ratios)[split] for count in grades.values())
         if abs(counts[split] - expected) > max(MAX_DEVIATION * expected, MIN_DEVIATION):
             coin = max(Counter(photo.group for photo in photos if photo.split).values())
             print(f"\nWarning: {split} has {counts[split]} photos, and by its ratio it would have {expected}.")

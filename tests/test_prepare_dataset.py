@@ -16,9 +16,10 @@ from PIL import Image, ImageChops, ImageDraw, ImageOps
 
 import prepare_dataset
 from coinkit import near_duplicates
-from coinkit.dataset_report import print_warnings
+from coinkit.dataset_report import print_shares, print_warnings
 from coinkit.manifest import Photo
 from coinkit.photos import certificate_numbers
+from coinkit.splits import assign_splits
 
 
 def prepare(cwd, *arguments):
@@ -542,6 +543,13 @@ def test_a_split_that_is_empty_because_of_a_coin_with_many_photos_is_told(images
     result = run_script("prepare_dataset.py", "--ratios", 40, 30, 30, cwd=tmp_path)
     assert "by its ratio it would have 10" in result.stdout
     assert "Photos of one coin stay in one split, up to 8 here" in result.stdout
+
+
+def test_grades_that_are_too_small_for_the_ratios_are_no_reason_to_doubt_the_coins(capsys):
+    photos = [Photo(f"{number}.jpg", f"ms{60 + number // 3}", group=str(number)) for number in range(30)]
+    assign_splits(photos, [], prepare_dataset.RATIOS, seed=0)
+    print_shares(photos, prepare_dataset.RATIOS)
+    assert not capsys.readouterr().out and Counter(photo.split for photo in photos)["test"] == 10
 
 
 def draw_coin(seed: int, share: float) -> Image.Image:
