@@ -332,12 +332,13 @@ def prepare_photos(photos: list[Photo], previous: list[Photo], dataset: Path, ar
     target = None if args.dry_run else staging
     read = partial(prepare_photo, staging=target, size=tuple(args.size))
     done = len(photos) - len(to_read)
+    workers = max(1, min(args.workers, len(to_read)))
     try:
         with (
-            worker_pool(args.workers, initializer=start_worker) as pool,
+            worker_pool(workers, initializer=start_worker) as pool,
             tqdm(total=len(photos), initial=done, desc="Reading", unit="photo", disable=None) as bar,
         ):
-            rows = prefetch(pool, read, (photos[index] for index in to_read), ahead=8 * args.workers)
+            rows = prefetch(pool, read, (photos[index] for index in to_read), ahead=8 * workers)
             for index, photo in zip(to_read, rows, strict=True):
                 photos[index] = photo
                 if not args.dry_run:

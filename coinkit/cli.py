@@ -204,9 +204,29 @@ def home_path(name: str) -> Path:
 def worker_pool(workers: int, initializer: Callable[[], None]) -> Executor:
     """Return a pool of processes, or of threads where there is no shared memory for processes."""
     try:
-        return ProcessPoolExecutor(workers, initializer=initializer)
+        pool = ProcessPoolExecutor(workers, initializer=initializer)
+        with ctrl_c_blocked():
+            for _ in range(workers):
+                pool.submit(bool)  # starts a process
+        return pool
     except (OSError, NotImplementedError):
         return ThreadPoolExecutor(workers)
+
+
+@contextmanager
+def ctrl_c_blocked() -> Iterator[None]:
+    """Hold Ctrl-C back until the end, and for ever from processes that are started meanwhile.
+
+    Python would print a traceback of each that is starting, and go on. Windows cannot hold it back.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def usable_cores() -> int:

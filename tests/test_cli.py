@@ -88,6 +88,17 @@ def test_ctrl_c_while_a_script_starts_is_quiet(tmp_path, script):
         assert process.returncode == -signal.SIGINT
 
 
+@POSIX
+def test_ctrl_c_while_processes_start_stops_the_command_and_is_hidden_from_them():
+    is_blocked = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    with pytest.raises(KeyboardInterrupt), cli.ctrl_c_blocked():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert subprocess.run([sys.executable, "-c", is_blocked], capture_output=True).stdout == b"True\n"
+    with cli.worker_pool(1, initializer=None) as pool:
+        assert signal.SIGINT in pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []).result()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def test_a_library_leaves_ctrl_c_as_it_is():
     check = "import signal, predict; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     result = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
