@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
-FINDER_VERSION = 1  # of what `find_coin` returns; after a change, prepare_dataset.py cuts all coins out anew
+FINDER_VERSION = 2  # of what `find_coin` returns; after a change, prepare_dataset.py cuts all coins out anew
 MARGIN = 0.02  # of the radius, kept outside the rim: about as far as the rim is found wrong
 GROUND = (128, 128, 128)  # what is put around every coin: near the mean, so that a network has nothing to see in it
 GROUND_ERROR = 6  # grey levels that JPEG and resizing may change it by
@@ -24,7 +24,9 @@ SMALLEST_SIDE = 32  # pixels of a photo; below this nothing is told apart
 RADII = (0.08, 0.6)  # of the shorter side of the photo: the coins that are looked for
 SURE = 0.75  # certainty from which on a coin can be used unseen; benchmarks/coin_finding.py says how often it is right
 LEAST_CERTAIN = 0.4  # below this there is no coin
+APART = 0.9  # another coin is as far from the coin as this share of the sum of their radii, or further
 LEAST_SEEN = 0.6  # share of the rim within the photo; below this the coin is cut off
+MOSTLY_SEEN = 0.8  # the same, of another coin; a ring of which less is seen is part of a holder
 
 # Longest side, in pixels, of the copies that are worked on, each made of the one before; and the radius at the end.
 COPY, OVERVIEW, THUMBNAIL = 1000, 480, 200  # the first is at least as long and less than twice as long
@@ -72,8 +74,8 @@ class Coin(NamedTuple):
     """A coin in a photo.
 
     `x`, `y` and `radius` are in pixels of the photo, from its upper left corner. `certainty`, 0 to 1, is how far the
-    rings that may be the rim agree: what those near it count, as a share of what all count. `SURE` is where to be
-    content.
+    rings that may be the rim agree: what those near it count, as a share of what all count. A second coin in the photo
+    lowers it. `SURE` is where to be content.
     """
 
     x: float
@@ -153,7 +155,10 @@ def find_coin(photo: Image.Image) -> Coin:
     if not len(centres):
         raise CoinNotFound("nothing but plain ground")
     around = [Outline(x, y, min(overview.shape[:2])) for x, y in centres]
-    found = max((_look(overview, outline, FIRST_LOOK) for outline in around), key=lambda found: found.score)
+    candidates = [_look(overview, outline, FIRST_LOOK) for outline in around]
+    found = max(candidates, key=lambda candidate: candidate.score)
+    another_coin = max((other.score for other in candidates if _lies_apart(other, found)), default=0)
+    share = found.score / (found.score + another_coin)
     outline = found.outline.scaled(1 / overview_scale)
     fine, fine_scale = _shrink(copy, FINE_RADIUS / outline.radius)
     outline = outline.scaled(fine_scale)
@@ -167,7 +172,7 @@ def find_coin(photo: Image.Image) -> Coin:
     if found.seen < LEAST_SEEN:
         raise CoinNotFound("the coin is cut off")
     x, y, radius, _ = outline.scaled(shrunk / fine_scale)
-    return Coin(float(x), float(y), float(radius), certainty)
+    return Coin(float(x), float(y), float(radius), certainty * float(share))
 
 
 def cut_out(photo: Image.Image, coin: Coin, size: int, margin: float = MARGIN) -> Image.Image:
@@ -234,6 +239,13 @@ def _centres(pixels: np.ndarray) -> np.ndarray:
             centres.append((2 * cell[0] + 1, 2 * cell[1] + 1))
             cv2.circle(votes, cell, max(1, min(shape) // 12), 0, -1)
     return np.array(centres)
+
+
+def _lies_apart(other: Found, found: Found) -> bool:
+    """Tell whether another outline is that of a second coin, which lies beside the first and mostly in the photo."""
+    first, second = found.outline, other.outline
+    distance = math.hypot(first.x - second.x, first.y - second.y)
+    return distance > APART * (first.radius + second.radius) and other.seen > MOSTLY_SEEN
 
 
 def _look(pixels: np.ndarray, outline: Outline, look: Look) -> Found:

@@ -89,12 +89,13 @@ def test_a_coin_that_was_cut_out_is_found_on_white(tmp_path):
     assert coin_finding.error(find_coin(open_photo(tmp_path / "photo.png", *photo.size)[0]), coin) < coin_finding.RIGHT
 
 
-def test_of_two_coins_one_is_found():
+def test_of_two_coins_one_is_found_and_it_is_not_sure():
     left, right = Coin(200, 200, 150, 1), Coin(560, 210, 140, 1)
     photo = draw_coin(750, 400, left)
     photo.paste(draw_coin(750, 400, right, seed=1).crop((380, 0, 750, 400)), (380, 0))
     found = find_coin(photo)
     assert min(coin_finding.error(found, left), coin_finding.error(found, right)) < coin_finding.RIGHT
+    assert found.certainty < SURE < find_coin(draw_coin(750, 400, left)).certainty
 
 
 @pytest.mark.parametrize(
