@@ -229,6 +229,8 @@ def heatmap_paths(target: Path, paths: list[Path | Faces]) -> dict[Path | Faces,
         if len(paths) > 1:
             raise UserError(f"--heatmap {target} is one file, but there are {len(paths)} photos: name a folder.")
         files = [target]
+    elif target.exists() and not target.is_dir():
+        raise UserError(f"--heatmap {target} is not a folder: choose another name.")
     else:
         try:
             root = os.path.commonpath([photo.parent for photo in photos])
