@@ -3,7 +3,7 @@
     python -m benchmarks.accuracy --coins ../coins                 the runs that accuracy.jsonl lacks, then the tables
     python -m benchmarks.accuracy --coins ../coins --tasks us-29-series --scale small --rows ours --seeds 0 1 2
     python -m benchmarks.accuracy --table                          only the tables of what accuracy.jsonl has
-    python -m benchmarks.accuracy --table --plot docs/accuracy_by_photos.png    and accuracy by the number of photos
+    python -m benchmarks.accuracy --table --scale small --plot docs/accuracy_by_photos.png      by the number of photos
 
 A set of coins is a folder with a folder of photos for each grade: COINS/morgan/<grade>/*.jpg. Each row of a table is
 trained for each task and seed. The seed chooses the split; in a task by series it is the number of the fold, 0 to 4.
@@ -201,7 +201,7 @@ def main() -> None:
                 pool.submit(run_apart, job, threads)
     print_tables(read_results())
     if args.plot:
-        plot_accuracy_by_photos(read_results(), args.plot)
+        plot_accuracy_by_photos(read_results(), args.scale, args.plot)
 
 
 def key(result: dict) -> tuple:
@@ -348,14 +348,14 @@ def print_tables(results: list[dict]) -> None:
             print(f"\n| {name} | seeds | {' | '.join(titles)} |", "| --- " * (2 + len(titles)) + "|", *lines, sep="\n")
 
 
-def plot_accuracy_by_photos(results: list[dict], target: Path) -> None:
+def plot_accuracy_by_photos(results: list[dict], scale: str, target: Path) -> None:
     """Draw the accuracy with 5 classes of the set "us" against the photos of each class, with its spread over seeds."""
     figure = Figure((6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     for column in ("accuracy", "accuracy_within_1"):
         means, deviations = [], []
         for count in PHOTO_COUNTS:
-            wanted = ("quarter", FROM_PHOTOS.format(count), "us-5")
+            wanted = (scale, FROM_PHOTOS.format(count), "us-5")
             values = [result[column] for result in results if key(result)[:3] == wanted]
             means.append(np.mean(values))
             deviations.append(np.std(values, ddof=1))
