@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -187,18 +188,15 @@ def write_report(
         if comparison:
             write_differences(evaluation, comparison, partial / "differences.csv")
         (partial / PHOTOS).mkdir()
+        numbers = count(1)
 
-        def store(picture: bytes, number: int) -> str:
-            name = f"{PHOTOS}/{PHOTO_NAME.format(number)}"
+        def store(picture: bytes) -> str:
+            name = f"{PHOTOS}/{PHOTO_NAME.format(next(numbers))}"
             (partial / name).write_bytes(picture)
             return name
 
         shown = list(draw_coins(coins, evaluation.classes, model, device, store))
-
-        def store_after(picture: bytes, number: int) -> str:
-            return store(picture, len(shown) + number)
-
-        labels = draw_coins(list(doubtful), evaluation.classes, model, device, store_after)
+        labels = draw_coins(list(doubtful), evaluation.classes, model, device, store)
         kinds = {"mistake": "mistakes", "right": "right, but least sure"}
         write_coins_page(
             "report.html",

@@ -49,7 +49,7 @@ def draw_coins(
     classes: list[str],
     model: nn.Module,
     device: torch.device,
-    store: Callable[[bytes, int], str],
+    store: Callable[[bytes], str],
 ) -> Iterator[dict]:
     """Yield what templates/coins.html needs of each coin. Photos that can no longer be read are left out.
 
@@ -58,30 +58,29 @@ def draw_coins(
         classes: the names of the grades.
         model: for the heatmaps, which show what spoke for the likeliest grade.
         device: where the model is.
-        store: takes a picture, a JPEG file, and its number; returns its address on the page.
+        store: takes a picture, a JPEG file, and returns its address on the page.
     """
     read = partial(read_pictures, size=(model.image_width, model.image_height))
     with ThreadPoolExecutor(usable_cores()) as pool:
         pictures = zip(coins, prefetch(pool, read, coins, ahead=2 * BATCH_SIZE), strict=True)
         readable = ((coin, *pair) for coin, pair in pictures if pair)
         drawn = with_heatmaps(readable, model, device)
-        bar = tqdm(drawn, "Drawing", len(coins), unit="coin", leave=False, disable=None)
-        for number, (coin, picture, heatmap) in enumerate(bar, start=1):
+        for coin, picture, heatmap in tqdm(drawn, "Drawing", len(coins), unit="coin", leave=False, disable=None):
             likeliest = coin.probabilities.argsort()[::-1][:TOP_K]
             top = [(classes[label], float(coin.probabilities[label])) for label in likeliest]
             band = likeliest_band(coin.probabilities, classes)
+            band_note = ["Band {}: {:.0%}".format(*band)] if band else []
             full = coin.source or coin.path
             yield {
-                "picture": store(picture, number),
+                "picture": store(picture),
                 "heatmap": data_uri(heatmap, "png"),
                 "link": first_file(full).resolve().as_uri(),
                 "path": printable(full),
                 "true": coin.true,
                 "title": describe(coin.true, *top[0]),
                 "top": top,
-                "band": "Band {}: {:.0%}".format(*band) if band else "",
                 "kinds": coin.kinds,
-                "notes": coin.notes,
+                "notes": [*band_note, *coin.notes],
             }
 
 
@@ -149,7 +148,7 @@ def write_coins_page(template: str, target: Path, **values: object) -> None:
 
 
 def write_grades(
-    graded: list[tuple[Path, np.ndarray, str]],
+    graded: list[tuple[Path | Faces, np.ndarray, str]],
     classes: list[str],
     model: nn.Module,
     device: torch.device,
@@ -178,7 +177,7 @@ def write_grades(
             title=f"The grades of {len(coins)} coin{'s' if len(coins) != 1 else ''}",
             coins_text=text,
             about={"checkpoint": ", ".join(map(str, checkpoints))},
-            coins=list(draw_coins(shown, classes, model, device, lambda picture, _: data_uri(picture, "jpeg"))),
+            coins=list(draw_coins(shown, classes, model, device, partial(data_uri, kind="jpeg"))),
             classes=classes,
             kinds={},
             orders={"confidence": "least sure first", "predicted": "grade"},
