@@ -108,7 +108,7 @@ def read_classes(path: Path, keep_variants: bool) -> dict[str, str]:
     class_of = {}
     with table_reader(path) as rows:
         try:
-            if not {"grade", "class"} <= {*(rows.fieldnames or ())}:
+            if not {"grade", "class"} <= {*rows.fieldnames}:
                 raise ValueError
             for row in rows:
                 grade, name = class_name(row["grade"], keep_variants), class_name(row["class"], keep_variants=True)
@@ -117,7 +117,7 @@ def read_classes(path: Path, keep_variants: bool) -> dict[str, str]:
                 if class_of.setdefault(grade, name) != name:
                     advice = "" if keep_variants else " (--keep-variants keeps au58+ apart from au58)"
                     raise UserError(f"{path} has two classes for {grade}, {class_of[grade]} and {name}{advice}.")
-        except (KeyError, AttributeError, ValueError, csv.Error):
+        except (AttributeError, ValueError, csv.Error):
             raise UserError(
                 f"{path}, line {rows.line_num + 1}: write a grade and the name of its class, such as vf20,vf, below "
                 "the first line: grade,class"

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from coinkit.cli import UserError
+
 # Of open(): file names that are not valid Unicode are written and read back as they are.
 OPEN_OPTIONS = {"newline": "", "errors": "surrogateescape"}
 
@@ -27,15 +29,21 @@ def table_reader(path: Path) -> Iterator[csv.DictReader]:
     """Yield a reader of the rows of a CSV file, in whatever way a spreadsheet has saved it.
 
     The names of the columns are in lower case.
+
+    Raises:
+        UserError: the first line cannot be read.
     """
     with path.open("rb") as file:
         utf_16 = file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)
     with path.open(encoding="utf-16" if utf_16 else "utf-8-sig", **OPEN_OPTIONS) as file:
-        header = file.readline()
-        if header.startswith("sep="):  # Excel's own line
+        try:
             header = file.readline()
-        separator = max(",;\t", key=header.count)
-        names = next(csv.reader([header], delimiter=separator), [])
+            if header.startswith("sep="):  # Excel's own line
+                header = file.readline()
+            separator = max(",;\t", key=header.count)
+            names = next(csv.reader([header], delimiter=separator), [])
+        except (UnicodeError, csv.Error) as error:
+            raise UserError(f"{path} is damaged, or no CSV table ({error}): put a backup of it there.") from None
         yield _Rows(file, [name.strip().lower() for name in names], delimiter=separator)
 
 

@@ -131,6 +131,7 @@ def test_a_table_of_classes_is_read_from_any_spreadsheet(images, tmp_path):
         ("grade,class\ng04,g\nvf20,\n", ["line 3: write a grade"]),
         ("vf20,vf\n", ["grade,class"]),
         ("grade,class\nvf20\n", ["line 2: write a grade"]),
+        ("\0" * 200_000, ["classes.csv is damaged, or no CSV table"]),
     ],
 )
 def test_a_table_with_a_mistake_is_refused(tmp_path, text, words):
