@@ -167,9 +167,9 @@ def write_grades(
     """
     coins = [ShownCoin(path, shares, notes=(f"Note: {note}",) if note else ()) for path, shares, note in graded]
     shown = sorted(coins, key=lambda coin: coin.probabilities.max())[:MAX_COINS]
-    text = "The least sure come first: check these by eye."
+    text = "The least sure come first: check them by eye."
     if len(shown) < len(coins):
-        text = f"These are the {len(shown)} of which the model is least sure. They come first: check these by eye."
+        text = f"These are the {len(shown)} of which the model is least sure, the least sure first: check them by eye."
     with atomic_write(target) as part:
         write_coins_page(
             "grades.html",
