@@ -46,54 +46,6 @@ def choose_classes(
     return {grade: class_of[grade] for grade in chosen if grade in class_of}
 
 
-def join_grade(grade: str, lowest: dict[str, int]) -> str:
-    """Return the class that a grade belongs to; a grade that is not on the scale, such as "au58 details", is its own.
-
-    Args:
-        grade: as `class_name` returns it.
-        lowest: an entry of `JOINED`.
-    """
-    number = sheldon_number(grade)
-    if number is None:
-        return grade
-    if is_proof(grade) and "pr" in lowest:
-        return "pr"
-    return max((name for name in lowest if name != "pr" and lowest[name] <= number), key=lowest.get)
-
-
-def bands_of(classes: list[str]) -> tuple[list[str], np.ndarray]:
-    """Return the bands of the scale that classes are in, and which class is in which: (classes, bands), 1.0 or 0.0.
-
-    Probabilities of the classes, (N, classes), times this matrix are those of the bands. A class that is not on the
-    scale is a band of its own.
-    """
-    band_of = [join_grade(name, JOINED["bands"]) for name in classes]
-    bands = list(dict.fromkeys(band_of))
-    return bands, np.array([[name == band for band in bands] for name in band_of], dtype=np.float32)
-
-
-def describe_classes(classes: list[str]) -> str:
-    """Return in words which grades the classes of --classes five join; "" for other classes."""
-    return f"The classes: {FIVE_IN_WORDS}." if classes == list(JOINED["five"]) else ""
-
-
-def has_bands(classes: list[str]) -> bool:
-    """Tell whether several of these classes are in one band."""
-    return len(bands_of(classes)[0]) < len(classes)
-
-
-def likeliest_band(probabilities: np.ndarray, classes: list[str]) -> tuple[str, float] | None:
-    """Return the likeliest band of a coin and its probability, from those of its classes, (classes,).
-
-    None if each class is a band of its own.
-    """
-    if not has_bands(classes):
-        return None
-    bands, in_band = bands_of(classes)
-    shares = probabilities @ in_band
-    return bands[shares.argmax()], round(float(shares.max()), 6)
-
-
 def read_classes(path: Path, keep_variants: bool) -> dict[str, str]:
     """Return the class of each grade in a CSV file with the columns grade and class.
 
@@ -123,3 +75,51 @@ def read_classes(path: Path, keep_variants: bool) -> dict[str, str]:
                 "the first line: grade,class"
             ) from None
     return class_of
+
+
+def join_grade(grade: str, lowest: dict[str, int]) -> str:
+    """Return the class that a grade belongs to; a grade that is not on the scale, such as "au58 details", is its own.
+
+    Args:
+        grade: as `class_name` returns it.
+        lowest: an entry of `JOINED`.
+    """
+    number = sheldon_number(grade)
+    if number is None:
+        return grade
+    if is_proof(grade) and "pr" in lowest:
+        return "pr"
+    return max((name for name in lowest if name != "pr" and lowest[name] <= number), key=lowest.get)
+
+
+def bands_of(classes: list[str]) -> tuple[list[str], np.ndarray]:
+    """Return the bands of the scale that classes are in, and which class is in which: (classes, bands), 1.0 or 0.0.
+
+    Probabilities of the classes, (N, classes), times this matrix are those of the bands. A class that is not on the
+    scale is a band of its own.
+    """
+    band_of = [join_grade(name, JOINED["bands"]) for name in classes]
+    bands = list(dict.fromkeys(band_of))
+    return bands, np.array([[name == band for band in bands] for name in band_of], dtype=np.float32)
+
+
+def has_bands(classes: list[str]) -> bool:
+    """Tell whether several of these classes are in one band."""
+    return len(bands_of(classes)[0]) < len(classes)
+
+
+def likeliest_band(probabilities: np.ndarray, classes: list[str]) -> tuple[str, float] | None:
+    """Return the likeliest band of a coin and its probability, from those of its classes, (classes,).
+
+    None if each class is a band of its own.
+    """
+    if not has_bands(classes):
+        return None
+    bands, in_band = bands_of(classes)
+    shares = probabilities @ in_band
+    return bands[shares.argmax()], round(float(shares.max()), 6)
+
+
+def describe_classes(classes: list[str]) -> str:
+    """Return in words which grades the classes of --classes five join; "" for other classes."""
+    return f"The classes: {FIVE_IN_WORDS}." if classes == list(JOINED["five"]) else ""
