@@ -211,9 +211,9 @@ def find_look_alikes(
     groups = [group for group in coins.subsets() if len(group) > 1]
     most = max(MAX_PHOTOS_OF_A_COIN, MAX_TIMES_THE_USUAL * median(map(len, groups))) if groups else 0
     for group in groups:
-        doubtful = (
-            [pair for pair in links if pair[0] in group and links[pair] < COPY_LIKENESS] if len(group) > most else []
-        )
+        if len(group) <= most:
+            continue
+        doubtful = [pair for pair in links if pair[0] in group and links[pair] < COPY_LIKENESS]
         for pair in doubtful:
             del links[pair]
         if doubtful:
@@ -260,7 +260,7 @@ def find_candidates(photos: list[Photo]) -> list[tuple[int, int, int, View]]:
     found = [(find_near_duplicates(as_it_is, bits=MAYBE_SAME_COIN_BITS), as_it_is, as_it_is, AS_IT_IS)]
     if len(photos) <= COMPARE_ALL_LIMIT:
         # Photos that an earlier version has read have no further hashes; they are taken to have no border.
-        digits = len(photos[0].perceptual_hash) if photos else 0
+        digits = HASH_SIZE**2 // 4
         views = [photo.other_hashes or 3 * photo.perceptual_hash for photo in photos]
         trimmed, swapped, cropped = (
             _to_array([hashes[start : start + digits] for hashes in views]) for start in range(0, 3 * digits, digits)

@@ -326,6 +326,8 @@ def test_no_photos_or_one_grade_is_an_error_that_draws_the_tree(images, tmp_path
     (images / "ms65" / "6000x3000").mkdir(parents=True)
     (images / "ms65" / "6000x3000" / "damaged.jpg").write_text("none")
     assert_fails(run_script("prepare_dataset.py", cwd=tmp_path), "fewer than 2 grades", "listed above")
+    shutil.rmtree(images / "vf30")  # then no photo can be used
+    assert_fails(run_script("prepare_dataset.py", cwd=tmp_path), "fewer than 2 grades", "listed above")
     assert not (tmp_path / "coin_dataset").exists()
 
 
