@@ -27,8 +27,7 @@ BATCH_SIZE = 8  # photos at once
 # (shares of a face), less than half as far as in training. No view is mirrored, since no real coin is.
 TTA_VIEWS = ((-4, 0, 0), (4, 0, 0), (0, -0.015, -0.015), (0, 0.015, 0.015))
 
-
-# Notes on a photo that is not like those of the training
+# Notes on a photo that is not like those of the training.
 NOT_CUT_OUT = "not cut out as in training: add --cut"
 CUT_OUT = "cut out, unlike in training"
 
@@ -58,6 +57,8 @@ class LoadedPhoto(NamedTuple):
 def build_model(checkpoint: dict, path: Path) -> nn.Module:
     """Return the trained network of a checkpoint that was loaded from `path`, ready to predict.
 
+    Where the checkpoint lacks what `Network` has, since it is older, that is added to it, as not known.
+
     Raises:
         UserError: parts of it do not fit together.
     """
@@ -70,7 +71,7 @@ def build_model(checkpoint: dict, path: Path) -> nn.Module:
             raise ValueError(f"photos of {width}x{height} pixels")
         if not all(isinstance(name, str) for name in classes) or not checkpoint["temperature"] > 0:
             raise ValueError("wrong grades or temperature")
-        for name in ("unsure_below", "unsure_band_below"):  # older checkpoints lack them
+        for name in ("unsure_below", "unsure_band_below"):
             checkpoint[name] = float(checkpoint.get(name, 0.0))
         if not isinstance(checkpoint.setdefault("cut_out", None), bool | None):
             raise ValueError("cut_out is neither true nor false")
@@ -121,9 +122,7 @@ def grade_photos(
                 yield path, (next(probabilities), photo.notes) if isinstance(photo, LoadedPhoto) else photo
 
 
-def read_photo(
-    path: Path | Faces, sizes: set[tuple[int, int]], cut_out: bool | None = None
-) -> LoadedPhoto | PhotoError:
+def read_photo(path: Path | Faces, sizes: set[tuple[int, int]], cut_out: bool | None) -> LoadedPhoto | PhotoError:
     """Return a photo at these sizes (width, height), with notes on it; or the error, if it cannot be read.
 
     Args:
