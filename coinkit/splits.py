@@ -13,8 +13,8 @@ COIN_IN_TWO_SPLITS = "in another split than a photo of the same coin:"  # the re
 def assign_splits(photos: list[Photo], previous: list[Photo], ratios: list[float], seed: int) -> None:
     """Set the split of each usable photo, by the first of these rules that applies to it.
 
-    A new rule is a function that sets `photo.split` of photos that have none yet, and a line here. Before
-    `keep_coins_together`, other photos of the same coin follow the photos that it places.
+    A new rule is a function that sets `photo.split` of photos that have none yet, and a line here. If that line comes
+    before `keep_coins_together`, the other photos of a coin follow those that the rule has placed.
 
     Args:
         photos: all photos, with their groups.
