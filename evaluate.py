@@ -105,9 +105,7 @@ def find_folder(data: Path, split: str | None) -> Path:
         UserError: it does not exist.
     """
     is_dataset = any(split_folder(data, name).is_dir() for name in SPLITS)
-    folder = data
-    if is_dataset or split:
-        folder = split_folder(data, split or "test")
+    folder = split_folder(data, split or "test") if is_dataset or split else data
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: run python prepare_dataset.py first, or name another folder with --data.")
     return folder
@@ -181,8 +179,8 @@ def find_labelled_photos(
     for grade_folder, grade in grade_of.items():
         names = (grade_folder.name, class_name(grade_folder.name, keep_variants=True), class_of.get(grade))
         label = next((classes.index(name) for name in names if name in classes), None)
-        names = (PHOTO_FOLDER, *FACE_FOLDERS)
-        subfolders = [path for path in sorted(grade_folder.iterdir()) if path.is_dir() and path.name.lower() in names]
+        below = [path for path in sorted(grade_folder.iterdir()) if path.is_dir()]
+        subfolders = [path for path in below if path.name.lower() in (PHOTO_FOLDER, *FACE_FOLDERS)]
         paths = [path for subfolder in subfolders or [grade_folder] for path in find_photos(subfolder)]
         if label is not None:
             label_of |= dict.fromkeys(paths, label)
