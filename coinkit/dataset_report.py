@@ -51,11 +51,12 @@ def print_report(photos: list[Photo], ratios: list[float]) -> None:
 
 def print_grades(photos: list[Photo]) -> None:
     """Print how many photos each grade has in each split, whether that is enough, and which grades are joined in it."""
-    counts = Counter((photo.grade, photo.split) for photo in usable(photos))
-    totals = Counter(photo.grade for photo in usable(photos))
-    split_totals = Counter(photo.split for photo in usable(photos))
+    photos = usable(photos)
+    counts = Counter((photo.grade, photo.split) for photo in photos)
+    totals = Counter(photo.grade for photo in photos)
+    split_totals = Counter(photo.split for photo in photos)
     sources = defaultdict(set)
-    for photo in usable(photos):
+    for photo in photos:
         sources[photo.grade].add(photo.source_grade)
     width = max(map(len, [*totals, "grade"]))
     print(f"\n{'grade':{width}}  train    val   test  total")
@@ -124,7 +125,7 @@ def print_shares(photos: list[Photo], ratios: list[float]) -> None:
     for split in SPLITS:
         expected = sum(split_sizes(count, ratios)[split] for count in grades.values())
         if abs(counts[split] - expected) > max(MAX_DEVIATION * expected, MIN_DEVIATION):
-            coin = max(Counter(photo.group for photo in photos if photo.split).values())
+            coin = max(Counter(photo.group for photo in photos).values())
             print(f"\nWarning: {split} has {counts[split]} photos, and by its ratio it would have {expected}.")
             print(f"Photos of one coin stay in one split, up to {coin} here; and photos keep the split that they had.")
 
