@@ -42,15 +42,15 @@ def images(tmp_path) -> Path:
 
 def run_script(name: str | Path, *arguments, cwd: Path, **options) -> subprocess.CompletedProcess:
     """Run a script in a process of its own: a forked one, unless subprocess.run is to have further options."""
-    command = [str(ROOT / name), *map(str, arguments)]
+    script, arguments = str(ROOT / name), list(map(str, arguments))
+    command = [sys.executable, script, *arguments]
     if options or sys.platform != "linux":
         options.setdefault("env", os.environ | {"PYTHONPATH": str(ROOT)})
-        command = [sys.executable, *command]
         return subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", **options)
     server = fork_server()
     with tempfile.TemporaryDirectory() as folder:
         output = [Path(folder, name) for name in ("stdout", "stderr")]
-        print(json.dumps([*command[:1], command[1:], str(cwd), list(map(str, output))]), file=server.stdin, flush=True)
+        print(json.dumps([script, arguments, str(cwd), list(map(str, output))]), file=server.stdin, flush=True)
         status = int(server.stdout.readline())
         return subprocess.CompletedProcess(command, status, *(path.read_text("utf-8") for path in output))
 
