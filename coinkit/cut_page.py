@@ -28,11 +28,7 @@ def write_cut_page(dataset: Path, photos: list[Photo], source: Path) -> None:
     if not cut:
         return
     coins = [
-        {
-            "picture": thumbnail(dataset / photo.output),
-            "name": photo.output,
-            "faces": describe_faces(photo, source),
-        }
+        {"picture": thumbnail(dataset / photo.output), "name": photo.output, "faces": describe_faces(photo, source)}
         for photo in cut[:MAX_SHOWN]
     ]
     write_page(CUT_PAGE, dataset / CUT_PAGE, coins=coins, count=len(cut), sure=SURE, circles=source / CIRCLES)
