@@ -5,7 +5,7 @@ import numpy as np
 from coinkit.classes import describe_classes
 from coinkit.report import Evaluation
 
-MANY_PHOTOS_FOR_ONE_GRADE = 10  # from this many photos on, naming few of the grades is no accident
+MIN_PHOTOS = 10  # with fewer, a model may name few of the grades by chance
 FEW_GRADES = 0.5  # a model that names at most this share of the grades names only a few
 OVERFITTING = 0.2  # training accuracy this much above validation accuracy
 MIN_EPOCHS = 20  # fewer are too few: 12 had an accuracy of 0.55 on Morgan dollars, 30 and 50 had 0.65 and 0.68
@@ -50,8 +50,8 @@ def describe_learned(evaluation: Evaluation) -> str:
 
 def describe_accuracy(evaluation: Evaluation) -> str:
     """Say how many photos were given their grade, or nearly."""
-    correct, near = evaluation.predictions.correct, np.mean(evaluation.predictions.error <= 1)
-    share = evaluation.score["accuracy"]
+    correct, share = evaluation.predictions.correct, evaluation.score["accuracy"]
+    near = evaluation.score["accuracy_within_1"].value
     return (
         f"{correct.sum()} of {len(correct)} photos get their grade: {share.value:.0%} "
         f"(95 % interval: {share.low:.0%} to {share.high:.0%}), and {near:.0%} are at most one grade off."
@@ -76,7 +76,7 @@ def describe_confusion(evaluation: Evaluation) -> str:
     """Say whether only a few grades are named; or else which grade is most often taken for which."""
     confusion, classes = evaluation.confusion, evaluation.classes
     there, named = np.flatnonzero(confusion.sum(axis=1)), np.flatnonzero(confusion.sum(axis=0))
-    few = len(named) <= FEW_GRADES * len(there) and len(evaluation.paths) >= MANY_PHOTOS_FOR_ONE_GRADE
+    few = len(named) <= FEW_GRADES * len(there) and len(evaluation.paths) >= MIN_PHOTOS
     if few and len(there) > 1:
         names = " and ".join(classes[index] for index in named) if len(named) < 3 else f"{len(named)} of them"
         return (
