@@ -92,31 +92,30 @@ class CalibrationBins(NamedTuple):
     accuracy: np.ndarray  # 0 to 1
 
 
-def calibration_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> CalibrationBins:
-    """Return photos in bins by their confidence.
+def calibration_bins(confidence: np.ndarray, correct: np.ndarray) -> CalibrationBins:
+    """Return photos in `CALIBRATION_BINS` bins by their confidence.
 
     Args:
         confidence: (N,), 0 to 1.
         correct: (N,), whether the predicted grade is the true one.
-        bins: how many.
     """
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    count = np.bincount(bin_of, minlength=bins)
+    bin_of = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    count = np.bincount(bin_of, minlength=CALIBRATION_BINS)
     divisor = np.where(count, count, math.nan)
-    sums = (np.bincount(bin_of, weights=values, minlength=bins) for values in (confidence, correct))
+    sums = (np.bincount(bin_of, weights=values, minlength=CALIBRATION_BINS) for values in (confidence, correct))
     return CalibrationBins(count, *(values / divisor for values in sums))
 
 
-def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     """Return the expected calibration error (ECE), 0 to 1 (Guo et al. 2017, arXiv 1706.04599).
 
     That is the mean difference between confidence and accuracy over the bins. With few photos in a bin the two differ
     by chance: even a well calibrated model has an ECE of about 0.15 with 32 photos, and 0.05 with 400.
 
     Args:
-        confidence, correct, bins: as `calibration_bins` takes them.
+        confidence, correct: as `calibration_bins` takes them.
     """
-    count, mean_confidence, accuracy = calibration_bins(confidence, correct, bins)
+    count, mean_confidence, accuracy = calibration_bins(confidence, correct)
     return np.nansum(count * np.abs(mean_confidence - accuracy)) / len(confidence)
 
 
