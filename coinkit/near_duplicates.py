@@ -257,7 +257,7 @@ def find_candidates(photos: list[Photo]) -> list[tuple[int, int, int, View]]:
     The pairs are in the order of the first index, for each view the nearest pairs first.
     """
     as_it_is = _to_array([photo.perceptual_hash for photo in photos])
-    found = [(find_near_duplicates(as_it_is, bits=MAYBE_SAME_COIN_BITS), as_it_is, as_it_is, AS_IT_IS)]
+    found = [(find_near_duplicates(as_it_is), as_it_is, as_it_is, AS_IT_IS)]
     if len(photos) <= COMPARE_ALL_LIMIT:
         # Photos that an earlier version has read have no further hashes; they are taken to have no border.
         digits = HASH_SIZE**2 // 4
@@ -265,9 +265,8 @@ def find_candidates(photos: list[Photo]) -> list[tuple[int, int, int, View]]:
         trimmed, swapped, cropped = (
             _to_array([hashes[start : start + digits] for hashes in views]) for start in range(0, 3 * digits, digits)
         )
-        compare = partial(find_near_duplicates, bits=MAYBE_SAME_COIN_BITS)
-        found.append((compare(as_it_is, cropped), as_it_is, cropped, AS_IT_IS))
-        found.append((compare(cropped, as_it_is), cropped, as_it_is, AS_IT_IS))
+        found.append((find_near_duplicates(as_it_is, cropped), as_it_is, cropped, AS_IT_IS))
+        found.append((find_near_duplicates(cropped, as_it_is), cropped, as_it_is, AS_IT_IS))
         has_border = np.bitwise_count(trimmed ^ as_it_is).sum(axis=1) > BORDER_BITS
         for mirrored, flipped in product((False, True), repeat=2):
             changes = _sign_changes(mirrored, flipped)
@@ -275,7 +274,7 @@ def find_candidates(photos: list[Photo]) -> list[tuple[int, int, int, View]]:
                 (trimmed, trimmed ^ changes, View(True, False, mirrored, flipped)),
                 (as_it_is, swapped ^ changes, View(False, True, mirrored, flipped)),
             ):
-                pairs = compare(hashes, others)
+                pairs = find_near_duplicates(hashes, others)
                 if view == View(trimmed=True):  # without a border, it is the view as it is
                     pairs = pairs[:, has_border[pairs].any(axis=0)]
                 found.append((pairs, hashes, others, view))
@@ -330,15 +329,12 @@ def _to_array(hashes: list[str]) -> np.ndarray:
     return np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8).reshape(-1, HASH_SIZE**2 // 8)
 
 
-def find_near_duplicates(
-    hashes: np.ndarray, others: np.ndarray | None = None, bits: int = SAME_COIN_BITS
-) -> np.ndarray:
-    """Find the pairs of hashes that differ in at most `bits` bits.
+def find_near_duplicates(hashes: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """Find the pairs of hashes that differ in at most `MAYBE_SAME_COIN_BITS` bits.
 
     Args:
         hashes: (photos, bytes), uint8.
         others: other hashes of the same photos; the second of a pair is one of them.
-        bits: at most so many differ.
 
     Returns:
         The indices of the two hashes of each pair, (2, pairs), the smaller first. A pair may come more than once.
@@ -357,7 +353,7 @@ def find_near_duplicates(
             differing_bits = np.bitwise_count(in_order[:, :-step] ^ others_in_order[:, step:]).sum(
                 axis=0, dtype=np.uint16
             )
-            near = np.flatnonzero(differing_bits <= bits)
+            near = np.flatnonzero(differing_bits <= MAYBE_SAME_COIN_BITS)
             pairs.append(np.sort(np.stack([order[near], order[near + step]]), axis=0))
     return np.concatenate(pairs, axis=1)
 

@@ -74,6 +74,7 @@ def test_look_alikes_are_found_among_many_photos_without_comparing_all(monkeypat
         bits = np.zeros(256, dtype=np.uint8)
         bits[rng.choice(256, near_duplicates.SAME_COIN_BITS + (copy > 100), replace=False)] = 1  # beyond it from 101 on
         hashes[-copy] = hashes[copy] ^ np.packbits(bits)
+    monkeypatch.setattr(near_duplicates, "MAYBE_SAME_COIN_BITS", near_duplicates.SAME_COIN_BITS)
     pairs = []
     for limit in (len(hashes), 0):
         monkeypatch.setattr(near_duplicates, "COMPARE_ALL_LIMIT", limit)
