@@ -220,7 +220,6 @@ def find_source_photos(args: argparse.Namespace) -> list[Photo]:
     """
     if not args.source.is_dir():
         raise UserError(f"no folder {args.source}. {EXPECTED_FOLDERS}")
-    jpeg = f"{args.size[0]}x{args.size[1]} JPEG {JPEG_QUALITY}"
     grade_of = {}  # of each photo
     below = [folder for pattern in ("*/", "*/*/", "*/*/*/") for folder in args.source.glob(pattern)]
     for folder in sorted([args.source, *below]):
@@ -238,6 +237,7 @@ def find_source_photos(args: argparse.Namespace) -> list[Photo]:
         print_other_files(folder)
         grade_of |= dict.fromkeys(paths, grade)
     coins, alone = find_coins(grade_of, args.cut)
+    jpeg = f"{args.size[0]}x{args.size[1]} JPEG {JPEG_QUALITY}"
     photos = []
     for coin in coins:
         photo = Photo(first_file(coin).as_posix(), grade_of[first_file(coin)], preparation=args.full_size or jpeg)

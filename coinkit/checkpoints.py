@@ -42,7 +42,7 @@ def load_checkpoint(path: Path, needed: dict[str, type] = NEEDED_TO_PREDICT, mma
         mmap: map its tensors from the file, so that only what is used is read. Not if the file is to be replaced.
 
     Raises:
-        UserError: there is no checkpoint, or it was not written by this version of the program.
+        UserError: there is no checkpoint, it is damaged or lacks something, or another version of the program wrote it.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder: name the checkpoint in it, such as {path / '*_best.pth'}.")

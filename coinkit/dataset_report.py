@@ -40,7 +40,12 @@ def print_changed_classes(photos: list[Photo], previous: list[Photo]) -> None:
 
 
 def print_report(photos: list[Photo], ratios: list[float]) -> None:
-    """Print all that the user should know about the rows of a dataset, and the ratios they should have."""
+    """Print all that the user should know about a dataset.
+
+    Args:
+        photos: the rows of its manifest.
+        ratios: shares of train, val and test that were asked for, in any unit.
+    """
     print_grades(photos)
     print_warnings(photos)
     print_shares(photos, ratios)

@@ -184,8 +184,8 @@ def find_coins(
         pairs: of more photos, of the obverse and the reverse of a coin, whatever their names.
 
     Returns:
-        The coins, in the order of the paths and pairs; and the photos without a partner, with the reason. What
-        circles.csv in a folder above a photo says of it is known.
+        The coins, in the order of the paths and pairs, with their circles in the circles.csv of the folders above
+        them; and the photos without a partner, with the reason.
 
     Raises:
         UserError: circles.csv has a mistake.

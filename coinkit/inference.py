@@ -80,7 +80,7 @@ def build_model(checkpoint: dict, path: Path) -> nn.Module:
 
 
 def load_networks(paths: list[Path], device: torch.device) -> tuple[list[Network], list[str]]:
-    """Do what `build_networks` does, with the checkpoints in these files."""
+    """Load checkpoints, and return and raise what `build_networks` does."""
     return build_networks({path: load_checkpoint(path) for path in paths}, device)
 
 

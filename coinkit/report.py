@@ -107,7 +107,9 @@ class Evaluation:
 
 
 def evaluate(networks: list[Network], classes: list[str], split: Split, device: torch.device) -> Evaluation:
-    """Grade labelled photos. Those that cannot be read are named on stderr and left out.
+    """Grade labelled photos. Those that cannot be read are left out.
+
+    They are named on stderr, and so is how many are cut out, or not, unlike in training.
 
     Args:
         networks: on the device; with several, their mean is taken.
