@@ -258,8 +258,12 @@ def describe_coins(evaluation: Evaluation, coins: list[ShownCoin]) -> str:
     total = int((~evaluation.predictions.correct).sum())
     if mistakes < total:
         return f"The worst {mistakes} of {total} mistakes; predictions.csv has all photos."
-    said = f"All {total} mistakes, the furthest off first" if total else "There are no mistakes"
-    return f"{said}, and then the {len(coins) - mistakes} right ones of which the model is least sure."
+    said = f"All {total} mistakes, the furthest off first." if total else "There are no mistakes."
+    right = coins[mistakes:]
+    if not right:
+        return said
+    differing = "those that the other model grades otherwise, and " if any("differs" in c.kinds for c in right) else ""
+    return f"{said} {len(right)} right ones follow: {differing}those of which the model is least sure."
 
 
 def format_estimate(estimate: Estimate, format: str) -> tuple[str, str]:

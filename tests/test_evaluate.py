@@ -219,12 +219,15 @@ def test_a_report_shows_all_mistakes_and_the_least_sure_within_a_limit(monkeypat
     coins = coins_to_check(evaluation, None)
     assert [coin.path.stem for coin in coins] == ["2", "3", "1", "4"]
     assert [coin.kinds for coin in coins] == [("mistake",)] * 2 + [("right",)] * 2
-    assert describe_coins(evaluation, coins).startswith("All 2 mistakes")
+    right = "2 right ones follow: those of which the model is least sure."
+    assert describe_coins(evaluation, coins) == f"All 2 mistakes, the furthest off first. {right}"
+    assert describe_coins(evaluation, coins[:2]) == "All 2 mistakes, the furthest off first."
 
     other = Predictions.from_probabilities(shares[[2, 1, 2, 3, 4]], np.array([0, 0, 0, 1, 0]), CLASSES)
     coins = coins_to_check(evaluation, Comparison("b.pth", evaluation.predictions, other))
     assert [coin.path.stem for coin in coins] == ["2", "3", "0", "1", "4"]
     assert coins[2].kinds == ("right", "differs") and coins[2].notes == ("The other model says ms65.",)
+    assert "3 right ones follow: those that the other model grades otherwise, and" in describe_coins(evaluation, coins)
 
     monkeypatch.setattr("coinkit.report.MAX_COINS", 1)
     coins = coins_to_check(evaluation, None)
