@@ -74,10 +74,12 @@ def main() -> int:
     device = find_device(args.device)
     networks, classes = load_networks(args.checkpoint, device)
     top_k = min(args.top_k, len(classes))
-    thresholds = [args.min_confidence] * 2
+    thresholds = [args.min_confidence] * 2  # of the grade, and of the band
     if args.min_confidence is None:  # what validation says; of several networks, the mean
-        thresholds = [mean(network.unsure_below for network in networks)]
-        thresholds.append(mean(network.unsure_band_below for network in networks))
+        thresholds = [
+            mean(network.unsure_below for network in networks),
+            mean(network.unsure_band_below for network in networks),
+        ]
 
     def tell(line: str) -> None:
         try:
