@@ -92,7 +92,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """The `METRICS` to show: without the accuracy of the band where each class is a band, since the two are one."""
+        """The `METRICS` to show: without the accuracy of the band where each class is a band, which gives the same."""
         return {key: metric for key, metric in METRICS.items() if key != "band_accuracy" or has_bands(self.classes)}
 
     @cached_property
