@@ -98,21 +98,16 @@ def assign_groups(
         What looked like one coin, but was not believed: lines for the user.
     """
     photos = [photo for photo in usable_now_or_later(photos) if photo.perceptual_hash]
-    doubts, pairs = [], []
+    doubts, matches = [], []  # a match: two photos, and how the second one matches the first
     if grouping != "none":
-        shared = find_shared_faces(photos)
-        for first, index in shared:
-            photos[index].match = f"has a photo in common with {photos[first].source}"
-        pairs += shared
-        same_certificate = find_same_certificates(photos, doubts)
-        for first, index, number in same_certificate:
-            photos[index].match = photos[index].match or f"certificate number {number}, as {photos[first].source}"
-        pairs += [(first, index) for first, index, _ in same_certificate]
+        matches += [(*pair, "has a photo in common with") for pair in find_shared_faces(photos)]
+        numbered = find_same_certificates(photos, doubts)
+        matches += [(first, index, f"certificate number {number}, as") for first, index, number in numbered]
     if grouping == "both":
-        look_alikes = find_look_alikes(photos, doubts, find_file)
-        for first, index in look_alikes:
-            photos[index].match = photos[index].match or f"looks like {photos[first].source}"
-        pairs += look_alikes
+        matches += [(*pair, "looks like") for pair in find_look_alikes(photos, doubts, find_file)]
+    for first, index, how in matches:
+        photos[index].match = photos[index].match or f"{how} {photos[first].source}"
+    pairs = [(first, index) for first, index, _ in matches]
     group_of_coin = {}
     for photo, coin in zip(photos, _connect(pairs, len(photos)), strict=True):
         photo.group = group_of_coin.setdefault(coin, photo.digest[:16])
