@@ -212,8 +212,10 @@ def check_output(output: Path, source: Path) -> list[Photo]:
 
 
 def find_source_photos(args: argparse.Namespace) -> list[Photo]:
-    """Return a row for each photo of both faces of a coin in <source>/<grade>/6000x3000/, and for each two photos in
-    obverse/ and reverse/, by path; and print which folders have other files.
+    """Return a row for each coin, and print which folders have photos and other files that are not used.
+
+    A coin has a photo of both faces in <source>/<grade>/6000x3000/, or two photos in obverse/ and reverse/. A photo
+    without a partner gets a row with the reason.
 
     Raises:
         UserError: no photo found, or circles.csv has a mistake.
