@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MIN_UNSURE = 10  # fewer photos cannot tell below which confidence a grade is mostly wrong
+MIN_UNSURE = 10  # fewer photos cannot tell whether a grade with such a confidence is mostly wrong
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -25,10 +25,11 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def unsure_threshold(confidence: Tensor, correct: Tensor) -> float:
-    """Return the confidence below which a photo is more often wrong than right; 0 if a few photos cannot tell.
+    """Return the confidence below which a photo is more often wrong than right; 0 if there is no such confidence.
 
     Of all thresholds, it is the one below which the wrong photos outnumber the right ones most. That is where an
-    isotonic regression of `correct` on `confidence` crosses one half.
+    isotonic regression of `correct` on `confidence` crosses one half. Where too few photos can tell, it is one half,
+    as for a network that is well calibrated.
 
     Args:
         confidence: (N,), 0 to 1, of photos that the network was not trained on.
@@ -37,9 +38,9 @@ def unsure_threshold(confidence: Tensor, correct: Tensor) -> float:
     confidence, order = confidence.sort()
     more_wrong_than_right = torch.where(correct[order], -1, 1).cumsum(dim=0)
     count = int(more_wrong_than_right.argmax()) + 1  # photos below the threshold
-    if count < MIN_UNSURE or more_wrong_than_right[count - 1] <= 0:
-        return 0.0
-    return confidence[count].item() if count < len(confidence) else 1.0
+    if count >= MIN_UNSURE and more_wrong_than_right[count - 1] > 0:
+        return confidence[count].item() if count < len(confidence) else 1.0
+    return 0.5 if (confidence < 0.5).sum() < MIN_UNSURE else 0.0
 
 
 def estimate_temperature(soft_labels: Tensor, labels: Tensor, train_accuracy: float) -> float:
