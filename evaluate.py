@@ -24,7 +24,7 @@ import torch
 
 from coin_classifier_custom import BEST
 from coinkit.checkpoints import damage_as_user_error, load_checkpoint
-from coinkit.classes import choose_classes
+from coinkit.classes import choose_classes, joined_by
 from coinkit.cli import ArgumentParser, UserError, printable, run
 from coinkit.comparison import Comparison
 from coinkit.dataset import Split, describe_changes, find_split, fingerprint, split_folder
@@ -190,8 +190,11 @@ def find_labelled_photos(
     for path, reason in alone.items():
         print(f"{printable(path)}: {reason}", file=sys.stderr)
     if not coins:
-        known = ", ".join(classes)
-        raise UserError(f"no photo in {folder}/<grade>/ or {folder}/<grade>/{PHOTO_FOLDER}/ for a grade of {known}.")
+        known, option = ", ".join(classes), joined_by(classes)
+        advice = f" If these folders are single grades, add --classes {option}." if option and not joined else ""
+        raise UserError(
+            f"no photo in {folder}/<grade>/ or {folder}/<grade>/{PHOTO_FOLDER}/ for a grade of {known}.{advice}"
+        )
     return Split(coins, torch.tensor([label_of[first_file(coin)] for coin in coins])), alone
 
 
@@ -204,7 +207,7 @@ def find_doubtful_labels(dataset: Path, path: Path, checkpoint: dict) -> list[Sh
 
 def print_metrics(evaluation: Evaluation) -> None:
     """Print the metrics, and precision and recall of each grade, with their intervals."""
-    print(f"{len(evaluation.paths)} photos of {len(evaluation.classes)} grades\n")
+    print(f"{len(evaluation.paths)} photos of {len({*evaluation.predictions.labels.tolist()})} grades\n")
     width = max(len(metric.name) for metric in evaluation.metrics.values())
     print(f"{'':{width}}  {'value':>8}   95 % interval")
     for key, metric in evaluation.metrics.items():

@@ -76,11 +76,11 @@ def find_nearby(path: Path, *names: str) -> Path | None:
 
     Args:
         path: what is not there. Its folder, the current one, and the folders in these are searched.
-        names: patterns; the first that matches decides.
+        names: patterns; the first that matches decides, and of several files the newest.
     """
     folders = (path.parent, Path())
-    matches = (sorted(folder.glob(f"{below}{name}")) for name in names for folder in folders for below in ("", "*/"))
-    return next((found[0] for found in matches if found), None)
+    matches = (list(folder.glob(f"{below}{name}")) for name in names for folder in folders for below in ("", "*/"))
+    return next((max(found, key=lambda file: file.lstat().st_mtime) for found in matches if found), None)
 
 
 def describe_other_network(checkpoint: dict, args: argparse.Namespace) -> str:

@@ -120,6 +120,13 @@ def likeliest_band(probabilities: np.ndarray, classes: list[str]) -> tuple[str, 
     return bands[shares.argmax()], round(float(shares.max()), 6)
 
 
+def joined_by(classes: list[str]) -> str:
+    """Return which --classes gives these classes: "five" or "bands"; "" for single grades and those of a file."""
+    if classes == list(JOINED["five"]):
+        return "five"
+    return "bands" if {*classes} <= {*JOINED["bands"]} else ""
+
+
 def describe_classes(classes: list[str]) -> str:
     """Return in words which grades the classes of --classes five join; "" for other classes."""
-    return f"The classes: {FIVE_IN_WORDS}." if classes == list(JOINED["five"]) else ""
+    return f"The classes: {FIVE_IN_WORDS}." if joined_by(classes) == "five" else ""

@@ -13,6 +13,7 @@ from coinkit.photos import ONE_FACE, SPLITS, is_photo_name
 from coinkit.splits import is_crossing, split_sizes
 
 PHOTO_COUNT_RATINGS = {"excellent": 100, "good": 50, "usable": 20, "too few": 0}  # photos of a grade, at least
+IF_DIFFERENT = "If some are different coins: --group certificate."
 MAX_IMBALANCE = 3  # warn if the largest grade has more than this many times the photos of the smallest
 MAX_DEVIATION, MIN_DEVIATION = 0.5, 3  # warn if a split is further from its share: as a share of it, and in photos
 MAX_LISTED = 20  # photos listed on screen; the manifest lists them all
@@ -144,7 +145,7 @@ def print_coins(photos: list[Photo]) -> None:
     if several:
         sizes = Counter(map(len, several))
         sizes = ", ".join(f"{count} with {size}" for size, count in sorted(sizes.items()))
-        print(f"\nCoins with several photos: {len(several)} ({sizes} photos). If some are different coins: --group.")
+        print(f"\nCoins with several photos: {len(several)} ({sizes} photos). {IF_DIFFERENT}")
         lines = [f"{photo.source}: {photo.match}" for group in several for photo in group if photo.match]
         print_photos("taken for another photo of a coin:", lines)
 
@@ -159,7 +160,7 @@ def print_crossing(photos: list[Photo], moving: int) -> None:
     crossing = [f"{photo.source} ({photo.split}): {photo.reason}" for photo in photos if is_crossing(photo)]
     print_photos("LEFT OUT, since one coin in two splits makes the score too good:", crossing)
     print(f"They keep their splits in manifest.csv. --reshuffle uses them again, and moves {moving} photos to another")
-    print("split; models that were trained before must then be trained anew. If they are different coins: --group.")
+    print(f"split; models that were trained before must then be trained anew. {IF_DIFFERENT}")
 
 
 def print_left_out(photos: list[Photo]) -> None:
@@ -181,7 +182,7 @@ def print_left_out(photos: list[Photo]) -> None:
 def print_notes(photos: list[Photo]) -> None:
     """Print which photos are used but unusual."""
     if noted := [f"{photo.source}: {photo.note}" for photo in usable(photos) if photo.note]:
-        print_photos("used, but unusual for an obverse and a reverse side by side:", noted)
+        print_photos("used, but look at them:", noted)
     if any(ONE_FACE in photo.note for photo in usable(photos)):
         print(
             "Two photos of a coin, one of each face, go into <grade>/obverse/ and <grade>/reverse/, with the same name."

@@ -29,7 +29,7 @@ TTA_VIEWS = ((-4, 0, 0), (4, 0, 0), (0, -0.015, -0.015), (0, 0.015, 0.015))
 
 # Notes on a photo that is not like those of the training.
 NOT_CUT_OUT = "not cut out as in training: add --cut"
-CUT_OUT = "cut out, unlike in training"
+CUT_OUT = "cut out, unlike in training: train on photos prepared with --cut"
 
 
 class Network(NamedTuple):

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ from coinkit.training_photos import find_sources
 FILES = {"index.html", "confusion.png", "reliability.png", "predictions.csv", "metrics.json", "differences.csv"}
 FILES |= {"mistakes.png"}  # of older versions
 PHOTOS, PHOTO_NAME = "photos", "coin-{:03}.jpg"  # folder of the photos of the page, and their names
-LEAST_SURE = 50  # coins on the page that were given their grade
+LEAST_SURE = 20  # coins on the page that were given their grade
 MAX_WAIT = 600  # seconds for another writer of the same report to end
 
 
@@ -92,8 +93,13 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """The `METRICS` to show: without the accuracy of the band where each class is a band, which gives the same."""
-        return {key: metric for key, metric in METRICS.items() if key != "band_accuracy" or has_bands(self.classes)}
+        """The `METRICS` to show, without those that say nothing of these classes."""
+        shown = dict(METRICS)
+        if not has_bands(self.classes):
+            del shown["band_accuracy"]  # which is the accuracy
+        if not all(re.search(r"\d", name) for name in self.classes):
+            del shown["mae_sheldon"]  # a class of several grades has no number
+        return shown
 
     @cached_property
     def grades(self) -> dict[str, GradeScore]:

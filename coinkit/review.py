@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from coinkit.classes import likeliest_band
+from coinkit.classes import describe_classes, likeliest_band
 from coinkit.cli import printable, usable_cores
 from coinkit.dataset import normalise, to_tensor
 from coinkit.faces import Faces, first_file, open_coin
@@ -170,6 +170,7 @@ def write_grades(
     text = "The least sure come first: check them by eye."
     if len(shown) < len(coins):
         text = f"These are the {len(shown)} of which the model is least sure, the least sure first: check them by eye."
+    text = f"{text} {describe_classes(classes)}".strip()
     with atomic_write(target) as part:
         write_coins_page(
             "grades.html",
