@@ -352,16 +352,17 @@ def plot_accuracy_by_photos(results: list[dict], scale: str, target: Path) -> No
     """Draw the accuracy with 5 classes of the set "us" against the photos of each class, with its spread over seeds."""
     figure = Figure((6.4, 3.6), layout="constrained")
     axes = figure.subplots()
+    by_count = {
+        count: [result for result in results if key(result)[:3] == (scale, FROM_PHOTOS.format(count), "us-5")]
+        for count in PHOTO_COUNTS
+    }
+    counts = [count for count, found in by_count.items() if len(found) > 1]
     for column in ("accuracy", "accuracy_within_1"):
-        means, deviations = [], []
-        for count in PHOTO_COUNTS:
-            wanted = (scale, FROM_PHOTOS.format(count), "us-5")
-            values = [result[column] for result in results if key(result)[:3] == wanted]
-            means.append(np.mean(values))
-            deviations.append(np.std(values, ddof=1))
-        axes.errorbar(PHOTO_COUNTS, means, deviations, marker="o", capsize=3, label=METRICS[column].name)
+        values = [[result[column] for result in by_count[count]] for count in counts]
+        deviations = [np.std(of_count, ddof=1) for of_count in values]
+        axes.errorbar(counts, list(map(np.mean, values)), deviations, marker="o", capsize=3, label=METRICS[column].name)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(PHOTO_COUNTS, PHOTO_COUNTS)
+    axes.set_xticks(counts, counts)
     axes.set(xlabel="training photos of each of 5 classes", ylabel="share of test photos", ylim=(0, 1))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
