@@ -668,9 +668,9 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         with require_disk_space(copies * 3 * 4 * parameters, args.output):
             trainer.fit()
     except Stopped:
-        instead = " instead of --init-from or --pretrained" if args.init_from or args.pretrained else ""
-        instead = ", without the file" if args.resume and args.resume.name != LAST else instead
-        print(f"Stopped at {trainer.progress.place(args.num_epochs)}. To go on, run it again with --resume{instead}.")
+        last = args.output / LAST
+        to_resume = f"python coin_classifier_custom.py --resume{'' if last == Path(LAST) else f' {quoted(last)}'}"
+        print(f"Stopped at {trainer.progress.place(args.num_epochs)}. To go on: {to_resume}")
         if trainer.progress.best_epoch:
             print(f"The best epoch so far, {trainer.progress.best_epoch}, can already predict: {to_predict}")
         # If another process did not exit with 0, torchrun would kill the main one, which may still be saving.

@@ -96,6 +96,8 @@ def main() -> int:
     else:
         widths = max(len(printable(path)) for path in paths), max(map(len, [*classes, "grade"]))
         format_prediction = partial(format_line, widths=widths)
+        if explained := describe_classes(classes):
+            tqdm.write(explained, file=sys.stderr)
         if has_bands(classes):  # of two answers in a line, it is told which is which
             tell(pad_line("photo", [("grade", "confidence"), ("band", "confidence")], "note", widths))
 

@@ -172,7 +172,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path):
     rest = process.stdout.read()
     assert process.wait() == 130
     steps = load(stopped)["progress"]["steps"]
-    assert f"Stopped at step {steps}, in epoch 2 of 3. To go on" in rest
+    assert f"Stopped at step {steps}, in epoch 2 of 3. To go on: python coin_classifier_custom.py --resume\n" in rest
     assert 30 < steps < 90
     result = train(stopped, "--num-epochs", 3, "--resume")
     assert result.returncode == 0 and f"Going on after step {steps}, in epoch 2 of 3\n" in result.stdout
