@@ -45,6 +45,7 @@ from coinkit.dataset_report import (
     print_left_out,
     print_other_files,
     print_report,
+    print_unused,
 )
 from coinkit.faces import Faces, find_coins, first_file, format_circles, open_coin, source_of
 from coinkit.files import (
@@ -222,7 +223,7 @@ def find_source_photos(args: argparse.Namespace) -> list[Photo]:
     """
     if not args.source.is_dir():
         raise UserError(f"no folder {args.source}. {EXPECTED_FOLDERS}")
-    grade_of = {}  # of each photo
+    grade_of, unused = {}, {}  # the grade of each photo, and how many photos of each folder are not used
     below = [folder for pattern in ("*/", "*/*/", "*/*/*/") for folder in args.source.glob(pattern)]
     for folder in sorted([args.source, *below]):
         names = folder.relative_to(args.source).parts
@@ -233,11 +234,11 @@ def find_source_photos(args: argparse.Namespace) -> list[Photo]:
         grade = class_name(names[0], args.keep_variants) if is_used else ""
         if not grade or grade.startswith("."):  # a grade of ".." would be a folder outside the dataset
             if paths:
-                place = f"{printable(args.source)}/<grade>/{PHOTO_FOLDER}/"
-                print(f"Photos not used, because they are not in {place}: {len(paths)} in {printable(folder)}")
+                unused[folder] = len(paths)
             continue
         print_other_files(folder)
         grade_of |= dict.fromkeys(paths, grade)
+    print_unused(unused, args.source)
     coins, alone = find_coins(grade_of, args.cut)
     jpeg = f"{args.size[0]}x{args.size[1]} JPEG {JPEG_QUALITY}"
     photos = []

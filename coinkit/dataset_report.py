@@ -9,13 +9,14 @@ from coinkit.cli import printable
 from coinkit.files import is_hidden
 from coinkit.grades import is_proof, scale_order, sheldon_number
 from coinkit.manifest import MISSING, NOT_CHOSEN, Photo, usable
-from coinkit.photos import ONE_FACE, SPLITS, is_photo_name
+from coinkit.photos import ONE_FACE, PHOTO_FOLDER, SPLITS, is_photo_name
 from coinkit.splits import is_crossing, split_sizes
 
 PHOTO_COUNT_RATINGS = {"excellent": 100, "good": 50, "usable": 20, "too few": 0}  # photos of a grade, at least
 IF_DIFFERENT = "If some are different coins: --group certificate."
 MAX_IMBALANCE = 3  # warn if the largest grade has more than this many times the photos of the smallest
 MAX_DEVIATION, MIN_DEVIATION = 0.5, 3  # warn if a split is further from its share: as a share of it, and in photos
+MAX_FOLDERS = 5  # whose photos are not used
 MAX_LISTED = 20  # photos listed on screen; the manifest lists them all
 
 
@@ -30,6 +31,15 @@ def print_other_files(folder: Path) -> None:
         names = printable(", ".join(sorted(extensions)))
         count = extensions.total()
         print(f"Files not used, because of their file name extension ({names}): {count} in {printable(folder)}")
+
+
+def print_unused(counts: dict[Path, int], source: Path) -> None:
+    """Print how many photos are not used since they lie in the wrong folders, {folder: photos}, and the first ones."""
+    place = f"{printable(source)}/<grade>/{PHOTO_FOLDER}/"
+    for folder, count in list(counts.items())[:MAX_FOLDERS]:
+        print(f"Photos not used, because they are not in {place}: {count} in {printable(folder)}")
+    if others := list(counts.values())[MAX_FOLDERS:]:
+        print(f"... and {sum(others)} more in {len(others)} other folders")
 
 
 def print_changed_classes(photos: list[Photo], previous: list[Photo]) -> None:
