@@ -185,23 +185,28 @@ def find_look_alikes(
     candidates = find_candidates(photos)
     coins = DisjointSet({index for first, second, *_ in candidates for index in (first, second)})
     faces = lru_cache(1000)(lambda index, trimmed: _open_faces(find_file(photos[index]), trimmed))
-    by_coin = [list(pairs) for _, pairs in groupby(candidates, lambda pair: (pair[0], pair[3].trimmed))]
     links = {}
     cores = usable_cores()
     with (
         ThreadPoolExecutor(cores) as pool,
         tqdm(total=len(candidates), desc="Comparing coins", unit="pair", leave=False, disable=None) as bar,
     ):
-        likenesses = prefetch(pool, partial(_compare_with_others, faces=faces), by_coin, ahead=2 * cores)
-        for pairs, likenesses_of_coin in zip(by_coin, likenesses, strict=True):
-            for (index, other, bits, view), likeness in zip(pairs, likenesses_of_coin, strict=True):
+
+        def by_coin() -> Iterator[list[tuple[int, int, int, View]]]:
+            for _, pairs in groupby(candidates, lambda pair: (pair[0], pair[3].trimmed)):
+                pairs = list(pairs)
+                bar.update(len(pairs))
+                if apart := [pair for pair in pairs if not coins.connected(*pair[:2])]:
+                    yield apart
+
+        for pairs in prefetch(pool, partial(_compare_with_others, faces=faces), by_coin(), ahead=2 * cores):
+            for (index, other, bits, view), likeness in pairs:
                 if likeness is None:
                     is_same = view == AS_IT_IS and bits <= SAME_COIN_BITS
                 else:
                     is_same = likeness >= SAME_COIN_LIKENESS
                 if is_same and coins.merge(index, other):
                     links[index, other] = likeness or 0
-            bar.update(len(pairs))
 
     groups = [group for group in coins.subsets() if len(group) > 1]
     most = max(MAX_PHOTOS_OF_A_COIN, MAX_TIMES_THE_USUAL * median(map(len, groups))) if groups else 0
@@ -219,16 +224,17 @@ def find_look_alikes(
 
 def _compare_with_others(
     pairs: list[tuple[int, int, int, View]], faces: Callable[[int, bool], np.ndarray | None]
-) -> list[float | None]:
-    """Return the likeness of each pair of a coin with another, in the view of the other; None if it cannot be told."""
+) -> list[tuple[tuple[int, int, int, View], float | None]]:
+    """Return each pair of a coin with another, and their likeness in the view of the other; None if it is unknown."""
     index, trimmed = pairs[0][0], pairs[0][3].trimmed
-    own, likenesses = faces(index, trimmed), []
+    own, compared = faces(index, trimmed), []
     coin = None if own is None else FacePair(own)
-    for _, other, _, view in pairs:
+    for pair in pairs:
+        _, other, _, view = pair
         others = faces(other, trimmed)
         comparable = coin is not None and others is not None
-        likenesses.append(coin.likeness(FacePair(view.apply(others))) if comparable else None)
-    return likenesses
+        compared.append((pair, coin.likeness(FacePair(view.apply(others))) if comparable else None))
+    return compared
 
 
 def _open_faces(file: Path | Faces, trimmed: bool) -> np.ndarray | None:
