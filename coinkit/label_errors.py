@@ -3,7 +3,7 @@
 A photo with a right label is like others of its grade, so the network becomes sure of the label early. A wrong label it
 learns by heart, late or never. So the photos are ranked by the probability of their label: the softmax of their mean
 logits over the epochs. That costs nothing, since each step of the training has these logits. The area under the margin
-(Pleiss et al. 2020, arXiv 2001.10528) is alike, and finds a little less: benchmarks/wrong_labels.py measures it.
+(Pleiss et al. 2020, arXiv 2001.10528) finds as many: benchmarks/wrong_labels.py measures it.
 """
 
 from collections.abc import Sequence
