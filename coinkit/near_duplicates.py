@@ -17,7 +17,6 @@ from typing import NamedTuple
 import imagehash
 import numpy as np
 from PIL import Image, ImageChops
-from scipy.cluster.hierarchy import DisjointSet
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
@@ -183,7 +182,7 @@ def find_look_alikes(
     In a group that is too large for one coin, only copies stay together. It is added to `doubts`.
     """
     candidates = find_candidates(photos)
-    coins = DisjointSet({index for first, second, *_ in candidates for index in (first, second)})
+    coin_of = np.arange(len(photos))  # a number for each photo, the same for those of one coin
     faces = lru_cache(1000)(lambda index, trimmed: _open_faces(find_file(photos[index]), trimmed))
     links = {}
     cores = usable_cores()
@@ -196,7 +195,7 @@ def find_look_alikes(
             for _, pairs in groupby(candidates, lambda pair: (pair[0], pair[3].trimmed)):
                 pairs = list(pairs)
                 bar.update(len(pairs))
-                if apart := [pair for pair in pairs if not coins.connected(*pair[:2])]:
+                if apart := [pair for pair in pairs if coin_of[pair[0]] != coin_of[pair[1]]]:
                     yield apart
 
         for pairs in prefetch(pool, partial(_compare_with_others, faces=faces), by_coin(), ahead=2 * cores):
@@ -205,20 +204,21 @@ def find_look_alikes(
                     is_same = view == AS_IT_IS and bits <= SAME_COIN_BITS
                 else:
                     is_same = likeness >= SAME_COIN_LIKENESS
-                if is_same and coins.merge(index, other):
+                if is_same and coin_of[index] != coin_of[other]:
+                    coin_of[coin_of == coin_of[other]] = coin_of[index]
                     links[index, other] = likeness or 0
 
-    groups = [group for group in coins.subsets() if len(group) > 1]
-    most = max(MAX_PHOTOS_OF_A_COIN, MAX_TIMES_THE_USUAL * median(map(len, groups))) if groups else 0
-    for group in groups:
-        if len(group) <= most:
+    counts = {coin: count for coin, count in Counter(coin_of.tolist()).items() if count > 1}
+    most = max(MAX_PHOTOS_OF_A_COIN, MAX_TIMES_THE_USUAL * median(counts.values())) if counts else 0
+    for coin, count in counts.items():
+        if count <= most:
             continue
-        doubtful = [pair for pair in links if pair[0] in group and links[pair] < COPY_LIKENESS]
+        doubtful = [pair for pair in links if coin_of[pair[0]] == coin and links[pair] < COPY_LIKENESS]
         for pair in doubtful:
             del links[pair]
         if doubtful:
             example = photos[doubtful[0][0]].source
-            doubts.append(f"{len(group)} photos look alike, so only copies are taken for one coin; one is {example}")
+            doubts.append(f"{count} photos look alike, so only copies are taken for one coin; one is {example}")
     return list(links)
 
 
@@ -240,7 +240,8 @@ def _compare_with_others(
 def _open_faces(file: Path | Faces, trimmed: bool) -> np.ndarray | None:
     """Return the faces of a photo, or None if it is gone."""
     try:
-        pixels = open_coin(file, 4 * FACE, 2 * FACE).photo
+        zoom = 2 if trimmed else 1  # enough pixels are left within the border
+        pixels = open_coin(file, zoom * 2 * FACE, zoom * FACE).photo
     except PhotoError:
         return None
     return read_faces(_without_border(pixels) if trimmed else pixels)
