@@ -68,7 +68,7 @@ from coinkit.losses import balanced_class_weights, soft_labels
 from coinkit.photos import DATASET, SPLITS
 from coinkit.report import Evaluation, check_report
 from coinkit.tensorboard_log import TensorBoardLog, relative_path
-from coinkit.training_photos import file_digests, merge_digests, training_digests, were_cut_out
+from coinkit.training_photos import file_digests, merge_digests, training_digests, training_rows, were_cut_out
 from coinkit.training_progress import Progress, format_duration
 from coinkit.training_report import report_training
 
@@ -251,7 +251,8 @@ class Trainer:
         self.train, self.val = train, val
         self.dataset = {"train": fingerprint(train, classes), "val": fingerprint(val, classes)}
         digests = file_digests(train.paths)
-        self.training_photos, self.cut_out = training_digests(digests, args.data), were_cut_out(args.data)
+        rows = training_rows(args.data)
+        self.training_photos, self.cut_out = training_digests(digests, rows), were_cut_out(rows)
         self.dtype = choose_dtype(args.precision, device)
         self.memory_format = choose_memory_format(self.dtype)
         self.architecture = {name: getattr(args, name) for name in architecture_options(args.model)}
@@ -648,6 +649,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         trainer.load_initial_weights()
     set_stop_handler(trainer.ask_to_stop)
 
+    best, last = args.output / BEST, args.output / LAST
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     print(*describe_dataset(args.data, classes, train, val, test, args.image_width, args.image_height), sep="\n")
     print(f"Network: {parameters / 1e6:.1f} million parameters, in {trainer.dtype} on {trainer.device}")
@@ -657,10 +659,9 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         print(f"This run has trained {trainer.progress.epochs} epochs already: a larger --num-epochs trains further.")
     elif args.resume:
         print(f"Going on after {trainer.progress.place(args.num_epochs)}")
-    elif unfinished := checkpoints.describe_unfinished(args.output / LAST):
+    elif unfinished := checkpoints.describe_unfinished(last):
         print(unfinished)
     print(f"Watch it: tensorboard --logdir={quoted(trainer.log_dir.parent)}\n", flush=True)
-    best = args.output / BEST
     to_predict = f"python predict.py{'' if best == Path(BEST) else f' --checkpoint {quoted(best)}'} photo.jpg"
     # A checkpoint has the weights and two averages of each, in 4 bytes. BEST, LAST and the next one exist at once.
     copies = 2 if args.resume else 3
@@ -668,7 +669,6 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         with require_disk_space(copies * 3 * 4 * parameters, args.output):
             trainer.fit()
     except Stopped:
-        last = args.output / LAST
         to_resume = f"python coin_classifier_custom.py --resume{'' if last == Path(LAST) else f' {quoted(last)}'}"
         print(f"Stopped at {trainer.progress.place(args.num_epochs)}. To go on: {to_resume}")
         if trainer.progress.best_epoch:

@@ -19,22 +19,29 @@ from coinkit.manifest import Photo, read_manifest
 from coinkit.photos import PhotoError, read_photo_file
 
 
-def training_digests(digests: Sequence[int | None], dataset: Path) -> Tensor:
+def training_rows(dataset: Path) -> list[Photo]:
+    """Return the rows of the training photos in a dataset's manifest.csv; none if there is no such file."""
+    return [photo for photo in manifest_rows(dataset) if photo.split == "train" and photo.output]
+
+
+def training_digests(digests: Sequence[int | None], rows: list[Photo]) -> Tensor:
     """Return the digests of training photos and of their sources, sorted, each once: (N,), int64.
 
     Args:
         digests: of the training photos, as `file_digests` returns them.
-        dataset: the folder with manifest.csv; without it, the sources are not known.
+        rows: as `training_rows` returns them, for the sources.
     """
-    sources = [int64(photo.digest) for photo in manifest_rows(dataset) if photo.split == "train" and photo.output]
+    sources = [int64(photo.digest) for photo in rows]
     files = [digest for digest in digests if digest is not None]
     return torch.tensor(sources + files, dtype=torch.long).unique()
 
 
-def were_cut_out(dataset: Path) -> bool | None:
-    """Return whether prepare_dataset.py has cut out the coins of the training photos; None if only some, or unknown."""
-    known = (photo for photo in manifest_rows(dataset) if photo.split == "train" and photo.output and photo.digest)
-    answers = {bool(photo.circles) for photo in known}
+def were_cut_out(rows: list[Photo]) -> bool | None:
+    """Return whether prepare_dataset.py has cut out the coins of the training photos; None if only some, or unknown.
+
+    Takes what `training_rows` returns.
+    """
+    answers = {bool(photo.circles) for photo in rows if photo.digest}
     return answers.pop() if len(answers) == 1 else None
 
 

@@ -23,7 +23,7 @@ from coinkit.inference import CUT_OUT, NOT_CUT_OUT, read_photo
 from coinkit.manifest import Photo, read_manifest, write_manifest
 from coinkit.near_duplicates import assign_groups
 from coinkit.photos import PhotoError
-from coinkit.training_photos import were_cut_out
+from coinkit.training_photos import training_rows, were_cut_out
 
 CIRCLES = (Coin(300, 500, 170, 1), Coin(310, 480, 150, 1))
 
@@ -315,7 +315,7 @@ def test_a_dataset_knows_whether_its_coins_were_cut_out(tmp_path):
             for number, text in enumerate(circles)
         ]
         write_manifest(tmp_path, rows)
-        assert were_cut_out(tmp_path) is answer
+        assert were_cut_out(training_rows(tmp_path)) is answer
 
 
 def test_the_page_on_onnx_joins_two_photos_word_for_word_without_torch(tmp_path):
