@@ -218,10 +218,10 @@ class CoinClassifier(nn.Module):
     def centre(self, features: Tensor) -> None:
         """Shift the biases so that each output of fc1 and fc2 has a mean of 0 over these features, (N, features).
 
-        In a network with random weights, an output differs more from the other outputs than from coin to coin. So most
-        are above 0 for all coins, or below, and ReLU makes of them what is the same for all. Centred, each tells about
-        one half of the coins from the other, and training starts at once (after Krähenbühl et al. 2016, "Data-dependent
-        Initializations of Convolutional Neural Networks", arXiv 1511.06856).
+        With random weights, most outputs are above 0 for all coins, or below 0 for all. After ReLU, they tell no coin
+        from another, and training may not start for many epochs. Centred, each is above 0 for about half of the coins
+        (after Krähenbühl et al. 2016, "Data-dependent Initializations of Convolutional Neural Networks", arXiv
+        1511.06856).
         """
         for layer in (self.fc1, self.fc2):
             layer.bias -= layer(features).mean(dim=0)
@@ -331,7 +331,7 @@ class Trainer:
 
     @torch.no_grad()
     def centre_outputs(self) -> None:
-        """Centre the outputs of the first layers after the convolutions, over photos of all grades."""
+        """Call `CoinClassifier.centre` with features of training photos of all grades."""
         features = []
         order = torch.linspace(0, len(self.train.paths) - 1, CENTRING_PHOTOS).long().unique()
         for photos, _ in read_batches(self.train.paths, order, 1, self.read_photo, self.pool):  # one takes least memory
