@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageFont
 from tqdm import tqdm
@@ -59,6 +60,7 @@ AXIS = (np.arange(SIZE, dtype=np.float32) - (SIZE - 1) / 2) / RADIUS
 RIGHT, DOWN = AXIS[None, :], AXIS[:, None]
 FROM_CENTRE = np.hypot(RIGHT, DOWN)
 RELIEF_HEIGHT = 60  # height of a relief of 1, in pixels
+DIE_SHIFT = 5  # standard deviation of a detail's distance from its place, in pixels
 
 
 def main() -> None:
@@ -147,10 +149,11 @@ def make_photo(job: tuple[list[Path], int, int, int]) -> None:
 
     photo = Image.new("RGB", (2 * SIZE, SIZE))
     scenes = draw_scenes(f"{number}", paths[0].stem, np.random.default_rng([seed, number, index, 1]))
+    dies = np.random.default_rng([seed, number, index, 2])
     for side, face in enumerate(faces()):
         turn = rng.normal(0, 5)
         centre = SIZE / 2 + SIZE * np.clip(rng.normal(0, 0.012, 2), -0.025, 0.025)
-        surface = wear_face(face, look, rng)
+        surface = wear_face(bend(face, dies), look, rng)
         brightness = shade(surface, look, light_direction(azimuth - turn, elevation), rng)
         coin = brightness[..., None] * metal_colour(toning, look.dirt, rng)
         if len(paths) == 2:
@@ -262,6 +265,16 @@ class Surface(NamedTuple):
     relief: np.ndarray  # height, 0 to about 1
     recess: np.ndarray  # depth below its surroundings
     bare: np.ndarray  # how much of the mint's surface is rubbed off, 0 to 1
+
+
+def bend(face: "Face", rng: np.random.Generator) -> "Face":
+    """Return a face as another die strikes it: details are about 1 % of the radius away from their places.
+
+    Else coins without wear would be as alike as photos of one coin, and prepare_dataset.py would take them for it.
+    """
+    place = np.arange(SIZE, dtype=np.float32)
+    right, down = place + DIE_SHIFT * random_patches(6, rng), place[:, None] + DIE_SHIFT * random_patches(6, rng)
+    return Face(*(cv2.remap(relief, right, down, cv2.INTER_LINEAR) for relief in face))
 
 
 def wear_face(face: "Face", look: Look, rng: np.random.Generator) -> Surface:
