@@ -213,7 +213,7 @@ def check_output(output: Path, source: Path) -> list[Photo]:
 
 
 def find_source_photos(args: argparse.Namespace) -> list[Photo]:
-    """Return a row for each coin, and print which folders have photos and other files that are not used.
+    """Return a row for each coin.
 
     A coin has a photo of both faces in <source>/<grade>/6000x3000/, or two photos in obverse/ and reverse/. A photo
     without a partner gets a row with the reason.
@@ -221,24 +221,7 @@ def find_source_photos(args: argparse.Namespace) -> list[Photo]:
     Raises:
         UserError: no photo found, or circles.csv has a mistake.
     """
-    if not args.source.is_dir():
-        raise UserError(f"no folder {args.source}. {EXPECTED_FOLDERS}")
-    grade_of, unused = {}, {}  # the grade of each photo, and how many photos of each folder are not used
-    below = [folder for pattern in ("*/", "*/*/", "*/*/*/") for folder in args.source.glob(pattern)]
-    for folder in sorted([args.source, *below]):
-        names = folder.relative_to(args.source).parts
-        if any(map(is_hidden, names)):
-            continue
-        paths = find_photos(folder)
-        is_used = len(names) == 2 and names[1].lower() in (PHOTO_FOLDER, *FACE_FOLDERS)
-        grade = class_name(names[0], args.keep_variants) if is_used else ""
-        if not grade or grade.startswith("."):  # a grade of ".." would be a folder outside the dataset
-            if paths:
-                unused[folder] = len(paths)
-            continue
-        print_other_files(folder)
-        grade_of |= dict.fromkeys(paths, grade)
-    print_unused(unused, args.source)
+    grade_of = find_graded_files(args.source, args.keep_variants)
     coins, alone = find_coins(grade_of, args.cut)
     jpeg = f"{args.size[0]}x{args.size[1]} JPEG {JPEG_QUALITY}"
     photos = []
@@ -257,6 +240,33 @@ def find_source_photos(args: argparse.Namespace) -> list[Photo]:
     if not photos:
         raise UserError(f"no photos in {args.source}/<grade>/{PHOTO_FOLDER}/. {EXPECTED_FOLDERS}")
     return photos
+
+
+def find_graded_files(source: Path, keep_variants: bool) -> dict[Path, str]:
+    """Return the photos in the folders of grades, with their grades, and print what else is not used.
+
+    Raises:
+        UserError: there is no folder `source`.
+    """
+    if not source.is_dir():
+        raise UserError(f"no folder {source}. {EXPECTED_FOLDERS}")
+    grade_of, unused = {}, {}  # `unused`: how many photos of each folder are not used
+    below = [folder for pattern in ("*/", "*/*/", "*/*/*/") for folder in source.glob(pattern)]
+    for folder in sorted([source, *below]):
+        names = folder.relative_to(source).parts
+        if any(map(is_hidden, names)):
+            continue
+        paths = find_photos(folder)
+        is_used = len(names) == 2 and names[1].lower() in (PHOTO_FOLDER, *FACE_FOLDERS)
+        grade = class_name(names[0], keep_variants) if is_used else ""
+        if not grade or grade.startswith("."):  # a grade of ".." would be a folder outside the dataset
+            if paths:
+                unused[folder] = len(paths)
+            continue
+        print_other_files(folder)
+        grade_of |= dict.fromkeys(paths, grade)
+    print_unused(unused, source)
+    return grade_of
 
 
 def join_grades(photos: list[Photo], args: argparse.Namespace) -> None:

@@ -58,7 +58,10 @@ def print_report(photos: list[Photo], ratios: list[float]) -> None:
         ratios: shares of train, val and test that were asked for, in any unit.
     """
     print_grades(photos)
-    print_warnings(photos)
+    print_empty_splits(photos)
+    print_doubtful_names(photos)
+    print_doubtful_counts(photos)
+    print_coins_of_two_grades(photos)
     print_shares(photos, ratios)
     print_coins(photos)
     print_left_out(photos)
@@ -86,18 +89,23 @@ def print_grades(photos: list[Photo]) -> None:
     print(f"{'all':{width}}{numbers}")
 
 
-def print_warnings(photos: list[Photo]) -> None:
-    """Print what may be wrong with the grades and splits."""
-    totals = Counter(photo.grade for photo in usable(photos))
-    grades = sorted(totals, key=scale_order)
-    in_train = {photo.grade for photo in usable(photos) if photo.split == "train"}
-    if not_in_train := [grade for grade in grades if grade not in in_train]:
+def print_empty_splits(photos: list[Photo]) -> None:
+    """Print which grades are not in the training split, and which splits are empty."""
+    grades_of_split = defaultdict(set)
+    for photo in usable(photos):
+        grades_of_split[photo.split].add(photo.grade)
+    grades = set().union(*grades_of_split.values())
+    if not_in_train := sorted(grades - grades_of_split["train"], key=scale_order):
         names = ", ".join(not_in_train)
         print(f"\nWarning: grades without photos in train, which cannot be learned: {names}; --reshuffle splits anew.")
     for split in ("val", "test"):
-        if not any(photo.split == split for photo in usable(photos)):
+        if not grades_of_split[split]:
             print(f"\nWarning: no photo is in {split}.")
 
+
+def print_doubtful_names(photos: list[Photo]) -> None:
+    """Print which grades are not on the Sheldon scale, or have the same number on it."""
+    grades = sorted({photo.grade for photo in usable(photos)}, key=scale_order)
     unknown = [grade for grade in grades if sheldon_number(grade) is None]
     places = {grade: (sheldon_number(grade), is_proof(grade)) for grade in grades if grade not in unknown}
     grades_in_place = Counter(places.values())
@@ -113,19 +121,25 @@ def print_warnings(photos: list[Photo]) -> None:
             "If you did not mean that, join them with --classes FILE.csv, or rename their folders, and run this again."
         )
 
-    middle, bands = median(totals.values()), bands_of(grades)[0]
-    if middle < PHOTO_COUNT_RATINGS["usable"] and 1 < len(bands) < len(grades):
+
+def print_doubtful_counts(photos: list[Photo]) -> None:
+    """Print whether most grades have too few photos, and whether some have far more than others."""
+    totals = Counter(photo.grade for photo in usable(photos))
+    middle, bands = median(totals.values()), bands_of(sorted(totals, key=scale_order))[0]
+    if middle < PHOTO_COUNT_RATINGS["usable"] and 1 < len(bands) < len(totals):
         print(
-            f"\nMost of the {len(grades)} grades have too few photos (median: {middle:g}). --classes bands, or five, "
+            f"\nMost of the {len(totals)} grades have too few photos (median: {middle:g}). --classes bands, or five, "
             "joins grades: a network tells such classes apart far better (docs/classes.md)."
         )
-
     imbalance = max(totals.values()) / min(totals.values())
     if imbalance > 1:
         print(f"\nThe largest grade has {imbalance:.1f} times the photos of the smallest.")
     if imbalance > MAX_IMBALANCE:
         print(f"Warning: above {MAX_IMBALANCE} times, the model favours large grades; train with --class-weights.")
 
+
+def print_coins_of_two_grades(photos: list[Photo]) -> None:
+    """Print which photos are taken for one coin, but lie under different grades."""
     grades_of_group = defaultdict(set)
     for photo in usable(photos):
         grades_of_group[photo.group].add(photo.grade)

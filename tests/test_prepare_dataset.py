@@ -16,7 +16,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageOps
 
 import prepare_dataset
 from coinkit import near_duplicates
-from coinkit.dataset_report import print_shares, print_warnings
+from coinkit.dataset_report import print_doubtful_counts, print_shares
 from coinkit.manifest import Photo
 from coinkit.photos import certificate_numbers
 from coinkit.splits import assign_splits
@@ -443,7 +443,7 @@ def test_what_may_be_a_mistake_is_said(images, tmp_path):
 )
 def test_joining_grades_is_named_where_most_have_few_photos(grades, photos_of_each, is_told, capsys):
     photos = [Photo(f"{grade}/{number}.jpg", grade, "train") for grade in grades for number in range(photos_of_each)]
-    print_warnings(photos)
+    print_doubtful_counts(photos)
     assert ("--classes bands" in capsys.readouterr().out) == is_told
 
 
