@@ -205,31 +205,15 @@ class CoinClassifier(nn.Module):
                     nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.fc3.weight)  # all grades are equally likely at first
 
-    def features(self, photos: Tensor) -> Tensor:
-        """Return what fc1 takes, (N, features), of photos (N, 3, H, W) as `normalise` returns them."""
+    def forward(self, photos: Tensor) -> Tensor:
+        """Return logits (N, num_classes) of photos (N, 3, H, W) as `normalise` returns them."""
         x = self.conv_block1(photos)
         x = self.conv_block2(x)
         x = self.conv_block3(x)
         x = self.conv_block4(x)
         x = self.conv_block5(x)
         x = self.conv_block6(x)
-        return self.pool(x).flatten(1)
-
-    def centre(self, features: Tensor) -> None:
-        """Shift the biases so that each output of fc1 and fc2 has a mean of 0 over these features, (N, features).
-
-        With random weights, most outputs are above 0 for all coins, or below 0 for all. After ReLU, they tell no coin
-        from another, and training may not start for many epochs. Centred, each is above 0 for about half of the coins
-        (after Krähenbühl et al. 2016, "Data-dependent Initializations of Convolutional Neural Networks", arXiv
-        1511.06856).
-        """
-        for layer in (self.fc1, self.fc2):
-            layer.bias -= layer(features).mean(dim=0)
-            features = self.activation(layer(features))
-
-    def forward(self, photos: Tensor) -> Tensor:
-        """Return logits (N, num_classes) of photos (N, 3, H, W) as `normalise` returns them."""
-        x = self.features(photos)
+        x = self.pool(x).flatten(1)
         x = self.dropout1(self.activation(self.fc1(x)))
         x = self.dropout2(self.activation(self.fc2(x)))
         return self.fc3(x)
@@ -247,7 +231,6 @@ MAX_SAVING_SHARE = 0.02  # of the time; an epoch that is not the best is not sav
 MIN_UNREADABLE, MAX_UNREADABLE = 3, 0.02  # a run ends when more photos than both 3 and 2 % are unreadable
 MAX_BAD_STEPS = 5  # after this many steps in a row without a finite loss, go back to the last checkpoint
 MAX_RATE_CUTS = 2  # go back this many times, each time with a tenth of the learning rate; then give up
-CENTRING_PHOTOS = 32  # from which `CoinClassifier.centre` takes the means
 AUGMENTATION, SHUFFLE = 0, 1  # what a seed is derived for
 
 
@@ -328,19 +311,6 @@ class Trainer:
                     raise
         if self.progress.epochs < self.args.num_epochs:
             print(f"The validation loss has not fallen since epoch {self.progress.lowest_epoch}: stopped early.")
-
-    @torch.no_grad()
-    def centre_outputs(self) -> None:
-        """Call `CoinClassifier.centre` with features of training photos of all grades."""
-        features = []
-        order = torch.linspace(0, len(self.train.paths) - 1, CENTRING_PHOTOS).long().unique()
-        for photos, _ in read_batches(self.train.paths, order, 1, self.read_photo, self.pool):  # one takes least memory
-            if len(photos):
-                photos = normalise(photos.to(self.device)).to(memory_format=self.memory_format)
-                features.append(self.model.features(photos))
-        if features:
-            self.model.centre(torch.cat(features))
-        distributed.sync(self.model.parameters())
 
     def finished(self) -> bool:
         """Return whether the last epoch is done, or the validation loss has not fallen for `patience` epochs."""
@@ -462,7 +432,7 @@ class Trainer:
             Stopped: the user has asked for it.
         """
         self.model.eval()
-        distributed.sync(self.model.buffers())
+        distributed.sync_buffers(self.model)
         read, logits = [torch.empty(0, dtype=torch.long)], [torch.empty(0, len(self.classes))]
         order, size = torch.arange(len(self.val.paths)), self.part_size() * distributed.WORLD_SIZE
         batches = read_batches(self.val.paths, order, size, self.read_photo, self.pool, distributed.batch_share())
@@ -677,8 +647,6 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         checkpoint.clear()  # frees as much memory as the network and the optimiser take
     elif args.init_from or args.pretrained:
         trainer.load_initial_weights()
-    elif args.model == "custom":
-        trainer.centre_outputs()
     set_stop_handler(trainer.ask_to_stop)
 
     best, last = args.output / BEST, args.output / LAST

@@ -116,7 +116,6 @@ def few_photos(count: int, folder: Path, classes: list[str]) -> Split:
 # Changes to the recipe: module, name in it, what replaces it
 PLAIN_CONVOLUTIONS = (coin, "StandardisedConv2d", lambda *args, bias, **options: nn.Conv2d(*args, **options))
 NO_WEIGHT_STANDARDISATION = (coin, "StandardisedConv2d", nn.Conv2d)
-NOT_CENTRED = (coin.CoinClassifier, "centre", lambda model, features: None)
 NO_GROUP_NORM = (nn, "GroupNorm", lambda groups, channels: nn.Identity())
 NO_GREY = (augment, "GREYSCALE", 0.0)
 NO_GROWTH = (optim, "regularisation_factor", lambda progress: 1.0)
@@ -132,15 +131,7 @@ HARD_LABELS, NO_CLIPPING, NO_DECAY = "--label-spread 0", "--clip-grad-norm 0", "
 GUIDE = f"{HARD_LABELS} {NO_CLIPPING} {NO_DECAY} --warmup 0"  # AdamW without decay is Adam
 GUIDE_LIMITS = {"ROTATION": 8, "SHIFT": 0.03, "ZOOM": 0.06, "GAMMA": 0, "LIGHT": 0, "COLOUR": 0.15}
 GUIDE_AUGMENTATION = [(augment, name, limit) for name, limit in GUIDE_LIMITS.items()]
-GUIDE_CHANGES = [
-    NOT_CENTRED,
-    PLAIN_CONVOLUTIONS,
-    NO_GROUP_NORM,
-    DEFAULT_BIASES,
-    NO_GREY,
-    NO_GROWTH,
-    *GUIDE_AUGMENTATION,
-]
+GUIDE_CHANGES = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, DEFAULT_BIASES, NO_GREY, NO_GROWTH, *GUIDE_AUGMENTATION]
 
 FROM_PHOTOS = "ours, from {} photos of each class"
 FIXED_GUIDE = "guide, with He initialisation and a learning rate for each layer"
@@ -161,7 +152,6 @@ ROWS = {
     "ours": Row(),
     "ours, mean of 3 networks": Row(networks=["", "", ""]),
     "ours, mean of 3 networks, one at 512x256": Row(networks=[LARGER_PHOTOS, "", ""]),
-    "ours without centred outputs": Row(changes=[NOT_CENTRED]),
     "ours without weight standardisation": Row(changes=[NO_WEIGHT_STANDARDISATION]),
     "ours without group norm and weight standardisation": Row(changes=[PLAIN_CONVOLUTIONS, NO_GROUP_NORM]),
     "ours without a learning rate for each layer": Row(changes=[ONE_LEARNING_RATE]),

@@ -2,13 +2,13 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from typing import TypeVar
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from coinkit.cli import UserError
@@ -96,7 +96,7 @@ def broadcast(value: T) -> T:
     return values[0]
 
 
-def sync(tensors: Iterable[Tensor]) -> None:
-    """Copy the main process's weights, or its buffers such as batch norm's averages, to the other processes."""
-    for tensor in tensors if WORLD_SIZE > 1 else ():
-        dist.broadcast(tensor, src=0)
+def sync_buffers(model: nn.Module) -> None:
+    """Copy the buffers of the main process's network, such as batch norm's averages, to the other processes."""
+    for buffer in model.buffers() if WORLD_SIZE > 1 else ():
+        dist.broadcast(buffer, src=0)
