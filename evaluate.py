@@ -36,7 +36,7 @@ from coinkit.label_errors import doubtful_in_checkpoint
 from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, SPLITS, find_photos
 from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report
 from coinkit.review import ShownCoin
-from coinkit.summary import summarise_in_words
+from coinkit.summary import Training, summarise_in_words
 from coinkit.training_photos import find_learned
 
 OUTPUT = Path("report")
@@ -60,8 +60,8 @@ def main() -> int:
     comparison = compare(args.against, evaluation, device) if args.against else None
 
     path, checkpoint = next(iter(checkpoints.items()))
-    history = history_of(path, checkpoint) if len(checkpoints) == 1 else ([], None)  # a mean of several has none
-    words = summarise_in_words(evaluation, *history)
+    training = training_of(path, checkpoint) if len(checkpoints) == 1 else None
+    words = summarise_in_words(evaluation, training)
     about = {"checkpoint": ", ".join(map(str, args.checkpoint)), "data": str(folder)}
     doubtful = find_doubtful_labels(args.data, path, checkpoint) if folder != args.data else []
     write_report(evaluation, networks[0].model, device, words, about, args.output, comparison, doubtful)
@@ -111,13 +111,15 @@ def find_folder(data: Path, split: str | None) -> Path:
     return folder
 
 
-def history_of(path: Path, checkpoint: dict) -> tuple[list[list[float]], int | None]:
-    """Return the history of a training, as `Progress` has it, and its number of epochs; older checkpoints lack it."""
+def training_of(path: Path, checkpoint: dict) -> Training | None:
+    """Return what a checkpoint, loaded from `path`, tells of its training; None if it does not tell enough."""
     with damage_as_user_error(path):
-        history = checkpoint.get("progress", {}).get("history", [])
-        epochs = [[float(value) for value in (train, val, loss)] for train, val, loss in history]
-        num_epochs = checkpoint.get("config", {}).get("num_epochs")
-        return epochs, None if num_epochs is None else int(num_epochs)
+        progress, config = (checkpoint.get(name, {}) for name in ("progress", "config"))
+        epochs = int(progress.get("epochs", 0))
+        if not epochs or "num_epochs" not in config or "history" not in progress:
+            return None
+        history = [[float(value) for value in (train, val, loss)] for train, val, loss in progress["history"]]
+        return Training(history, int(config["num_epochs"]), max(1, int(progress["steps"]) // epochs))
 
 
 def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comparison:

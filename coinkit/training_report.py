@@ -9,7 +9,7 @@ from coinkit.inference import load_networks
 from coinkit.metrics import describe_calibration, summarise
 from coinkit.report import evaluate, write_report
 from coinkit.review import ShownCoin
-from coinkit.summary import summarise_in_words
+from coinkit.summary import Training, summarise_in_words
 from coinkit.training_progress import Progress
 
 
@@ -39,7 +39,8 @@ def report_training(
     evaluation = evaluate([network], classes, test, device)
     print(f"\nTest, with the best weights (epoch {progress.best_epoch}): {summarise(evaluation.predictions)}")
     print(describe_calibration(evaluation.predictions, network.temperature, fitted=bool(progress.history)))
-    words = summarise_in_words(evaluation, progress.history, num_epochs)
+    training = Training(progress.history, num_epochs, progress.steps // progress.epochs)
+    words = summarise_in_words(evaluation, training)
     about = {"checkpoint": str(best), "data": str(split_folder(data, "test"))}
     write_report(evaluation, network.model, device, words, about, folder, doubtful=doubtful)
     print("", *words, "", f"The report is in {folder / 'index.html'}.", sep="\n")

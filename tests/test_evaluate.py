@@ -23,7 +23,7 @@ from coinkit.files import atomic_folder, exclusive_lock
 from coinkit.inference import load_networks
 from coinkit.metrics import METRICS, Predictions
 from coinkit.report import FILES, Evaluation, check_report, coins_to_check, describe_coins
-from coinkit.summary import describe_training, summarise_in_words
+from coinkit.summary import Training, describe_training, summarise_in_words
 from coinkit.training_photos import file_digest
 from evaluate import find_folder, find_labelled_photos
 
@@ -237,24 +237,24 @@ def test_a_report_shows_all_mistakes_and_the_least_sure_within_a_limit(monkeypat
 def test_a_score_is_told_in_words():
     """Against guessing, with its interval; what it confuses most; and whether it names only a few grades."""
     labels = np.repeat([0, 1, 2], 20)
-    good = summarise_in_words(make_evaluation(np.eye(3)[labels], labels), [], None)
+    good = summarise_in_words(make_evaluation(np.eye(3)[labels], labels), None)
     assert len(good) == 2
     assert good[0].startswith("60 of 60 photos get their grade: 100% (95 % interval: 94% to 100%)")
     assert good[1].startswith("Naming the commonest grade, g06, every time would get 33%.")
 
     predicted = labels.copy()
     predicted[20:29] = 2
-    said = summarise_in_words(make_evaluation(np.eye(3)[predicted], labels), [], None)
+    said = summarise_in_words(make_evaluation(np.eye(3)[predicted], labels), None)
     assert said[2] == "vf30 is taken for ms65 in 9 of 20: more photos of both help."
 
-    said = summarise_in_words(make_evaluation(np.eye(3)[np.full(60, 1)], labels), [], None)
+    said = summarise_in_words(make_evaluation(np.eye(3)[np.full(60, 1)], labels), None)
     assert said[1].endswith("the model may be no better than that guess.")
     assert said[2].startswith("It has not learned to tell these 3 grades apart: it names only vf30.")
-    said = summarise_in_words(make_evaluation(np.eye(3)[(labels + 1) % 3], labels), [], None)
+    said = summarise_in_words(make_evaluation(np.eye(3)[(labels + 1) % 3], labels), None)
     assert said[1].endswith("the model is worse than that guess.")
-    said = summarise_in_words(make_evaluation(np.eye(3)[np.zeros(5, dtype=int)], [0] * 5), [], None)
+    said = summarise_in_words(make_evaluation(np.eye(3)[np.zeros(5, dtype=int)], [0] * 5), None)
     five = Evaluation(["g", "f", "vf", "xf", "ms"], [Path("1.jpg")], np.array([0]), np.eye(5)[:1], {})
-    assert summarise_in_words(five, [], None)[-1].startswith("The classes: g is up to G6, f up to F15, ")
+    assert summarise_in_words(five, None)[-1].startswith("The classes: g is up to G6, f up to F15, ")
     assert said[1].endswith("All of these photos are g06: add photos of other grades to learn more.")
 
 
@@ -263,19 +263,21 @@ def test_a_training_is_told_in_words():
     predicted = np.where(np.arange(60) % 2, labels, 0)
     evaluation = make_evaluation(np.eye(3)[predicted], labels)
 
-    def said(train, val, losses, num_epochs):
-        return describe_training(evaluation, [[train, val, loss] for loss in losses], num_epochs)
+    def said(train, val, losses, num_epochs, steps_in_epoch=100):
+        history = [[train, val, loss] for loss in losses]
+        return describe_training(evaluation, Training(history, num_epochs, steps_in_epoch))
 
     falling, flat = np.linspace(2, 1, 30), np.full(30, 1.0)
     assert "still getting better at the end: first train longer (--num-epochs 60)" in said(0.6, 0.6, falling, 30)
     assert said(0.99, 0.6, falling, 30) == said(0.6, 0.6, falling[:29], 30) == said(0.6, 0.6, falling, 30)
-    assert said(0.6, 0.6, flat, 30) == said(0.6, 0.6, falling, 90) == said(0.6, 0.6, [], None) == ""
+    assert said(0.6, 0.6, flat, 30) == said(0.6, 0.6, falling, 90) == ""
     assert "right on 99% of its training photos" in said(0.99, 0.6, flat, 30) and not said(0.8, 0.5, flat, 30)
-    assert said(0.6, 0.6, flat[:5], 5) == said(0.6, 0.6, [], 5) == said(0.6, 0.6, flat[:1], 1)
-    assert "for too few epochs: first train longer (--num-epochs 50)" in said(0.6, 0.6, flat[:5], 5)
+    assert said(0.6, 0.6, flat[:5], 5) == said(0.6, 0.6, [], 5) == said(0.6, 0.6, flat[:1], 5)
+    assert "for only 500 steps: first train longer (--num-epochs 60)" in said(0.6, 0.6, flat[:5], 5)
+    assert "for only 1250 steps: first train longer (--num-epochs 240)" in said(0.6, 0.6, np.full(50, 1.0), 50, 25)
 
-    words = summarise_in_words(evaluation, [[0.63, 0.46, 1.0]] * 12, 12)
-    assert "first train longer (--num-epochs 50)" in words[2] and "more photos" in words[3]
+    words = summarise_in_words(evaluation, Training([[0.63, 0.46, 1.0]] * 12, 12, 100))
+    assert "first train longer (--num-epochs 60)" in words[2] and "more photos" in words[3]
 
 
 def test_photos_of_the_training_are_known_wherever_they_lie(tmp_path):
