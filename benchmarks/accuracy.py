@@ -123,6 +123,7 @@ ONE_LEARNING_RATE = (optim, "FULL_RATE_INPUTS", math.inf)
 CONSTANT_LEARNING_RATE = (optim, "learning_rate_factor", lambda progress, warmup: 1.0)
 HALF_OF_TRAINING = (coin, "find_split", half_of_training)
 PHOTO_COUNTS = (10, 20, 40, 80, 160)  # of each class
+EPOCHS_OF_160 = {10: 480, 20: 240, 40: 120, 80: 60}  # that have as many steps as 30 epochs of 160 photos
 FEW_PHOTOS = {count: (coin, "find_split", partial(few_photos, count)) for count in PHOTO_COUNTS}
 DEFAULT_WEIGHTS = (nn.init, "kaiming_normal_", lambda *args, **options: None)
 DEFAULT_BIASES = (nn.init, "zeros_", lambda *args, **options: None)
@@ -170,6 +171,10 @@ ROWS = {
     "ours, residual": Row("--residual"),
     "ours, from half of the photos": Row(changes=[HALF_OF_TRAINING]),
     **{FROM_PHOTOS.format(count): Row(changes=[FEW_PHOTOS[count]]) for count in PHOTO_COUNTS},
+    **{
+        f"{FROM_PHOTOS.format(count)}, {epochs} epochs": Row(f"--num-epochs {epochs}", [FEW_PHOTOS[count]])
+        for count, epochs in EPOCHS_OF_160.items()
+    },
     "resnet50": Row("--model resnet50"),
     "resnet50, from half of the photos": Row("--model resnet50", [HALF_OF_TRAINING]),
 }
