@@ -123,7 +123,7 @@ ONE_LEARNING_RATE = (optim, "FULL_RATE_INPUTS", math.inf)
 CONSTANT_LEARNING_RATE = (optim, "learning_rate_factor", lambda progress, warmup: 1.0)
 HALF_OF_TRAINING = (coin, "find_split", half_of_training)
 PHOTO_COUNTS = (10, 20, 40, 80, 160)  # of each class
-EPOCHS_OF_160 = {10: 480, 20: 240, 40: 120, 80: 60}  # that have as many steps as 30 epochs of 160 photos
+EPOCHS_OF_160 = {count: 30 * 160 // count for count in PHOTO_COUNTS if count < 160}  # as many steps as 30 epochs of 160
 FEW_PHOTOS = {count: (coin, "find_split", partial(few_photos, count)) for count in PHOTO_COUNTS}
 DEFAULT_WEIGHTS = (nn.init, "kaiming_normal_", lambda *args, **options: None)
 DEFAULT_BIASES = (nn.init, "zeros_", lambda *args, **options: None)
@@ -146,13 +146,11 @@ class Row(NamedTuple):
     networks: Sequence[str] = ("",)  # further flags of each network; with several, their mean is scored
 
 
-ROWS = {
+PARTS = {  # of the recipe: the rows by default
     "guide": Row(GUIDE, [*GUIDE_CHANGES, DEFAULT_WEIGHTS, ONE_LEARNING_RATE]),
     "guide, with a learning rate for each layer": Row(GUIDE, [*GUIDE_CHANGES, DEFAULT_WEIGHTS]),
     FIXED_GUIDE: Row(GUIDE, GUIDE_CHANGES),
     "ours": Row(),
-    "ours, mean of 3 networks": Row(networks=["", "", ""]),
-    "ours, mean of 3 networks, one at 512x256": Row(networks=[LARGER_PHOTOS, "", ""]),
     "ours without weight standardisation": Row(changes=[NO_WEIGHT_STANDARDISATION]),
     "ours without group norm and weight standardisation": Row(changes=[PLAIN_CONVOLUTIONS, NO_GROUP_NORM]),
     "ours without a learning rate for each layer": Row(changes=[ONE_LEARNING_RATE]),
@@ -164,20 +162,25 @@ ROWS = {
     "ours without clipping": Row(NO_CLIPPING),
     "ours without weight decay": Row(NO_DECAY),
     "ours without dropout": Row("--dropout 0"),
+    "ours, from half of the photos": Row(changes=[HALF_OF_TRAINING]),
+    "resnet50": Row("--model resnet50"),
+    "resnet50, from half of the photos": Row("--model resnet50", [HALF_OF_TRAINING]),
+}
+TRIALS = {
+    "ours, mean of 3 networks": Row(networks=["", "", ""]),
+    "ours, mean of 3 networks, one at 512x256": Row(networks=[LARGER_PHOTOS, "", ""]),
     "ours, dropout 0.2": Row("--dropout 0.2"),
     "ours, half of the augmentation": Row("--augment 0.5"),
     "ours, learning rate 0.002": Row("--learning-rate 0.002"),
     "ours, 60 epochs": Row("--num-epochs 60"),
     "ours, residual": Row("--residual"),
-    "ours, from half of the photos": Row(changes=[HALF_OF_TRAINING]),
     **{FROM_PHOTOS.format(count): Row(changes=[FEW_PHOTOS[count]]) for count in PHOTO_COUNTS},
     **{
         f"{FROM_PHOTOS.format(count)}, {epochs} epochs": Row(f"--num-epochs {epochs}", [FEW_PHOTOS[count]])
         for count, epochs in EPOCHS_OF_160.items()
     },
-    "resnet50": Row("--model resnet50"),
-    "resnet50, from half of the photos": Row("--model resnet50", [HALF_OF_TRAINING]),
 }
+ROWS = PARTS | TRIALS
 
 
 def main() -> None:
@@ -185,9 +188,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coins", type=Path, help="folder of the sets")
     parser.add_argument("--scale", choices=SCALES, default="quarter")
-    single = [name for name, row in ROWS.items() if len(row.networks) == 1]
-    rows_help = f"by default all of one network; {'; '.join(ROWS)}"
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=single, metavar="ROW", help=rows_help)
+    rows_help = f"by default {'; '.join(PARTS)}. Others: {'; '.join(TRIALS)}"
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(PARTS), metavar="ROW", help=rows_help)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["morgan-5", "morgan-27"])
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--jobs", type=int, default=usable_cores(), help="how many to train at once, sharing the cores")
