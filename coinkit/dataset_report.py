@@ -15,6 +15,7 @@ from coinkit.splits import is_crossing, split_sizes
 PHOTO_COUNT_RATINGS = {"excellent": 100, "good": 50, "usable": 20, "too few": 0}  # photos of a grade, at least
 IF_DIFFERENT = "If some are different coins: --group certificate."
 MAX_IMBALANCE = 3  # warn if the largest grade has more than this many times the photos of the smallest
+MAX_CUT_DIFFERENCE = 0.5  # warn if the shares of photos that are cut out differ by more from grade to grade
 MAX_DEVIATION, MIN_DEVIATION = 0.5, 3  # warn if a split is further from its share: as a share of it, and in photos
 MAX_FOLDERS = 5  # whose photos are not used
 MAX_LISTED = 20  # photos listed on screen; the manifest lists them all
@@ -61,6 +62,7 @@ def print_report(photos: list[Photo], ratios: list[float]) -> None:
     print_empty_splits(photos)
     print_doubtful_names(photos)
     print_doubtful_counts(photos)
+    print_uneven_cutting(photos)
     print_coins_of_two_grades(photos)
     print_shares(photos, ratios)
     print_coins(photos)
@@ -136,6 +138,18 @@ def print_doubtful_counts(photos: list[Photo]) -> None:
         print(f"\nThe largest grade has {imbalance:.1f} times the photos of the smallest.")
     if imbalance > MAX_IMBALANCE:
         print(f"Warning: above {MAX_IMBALANCE} times, the model favours large grades; train with --class-weights.")
+
+
+def print_uneven_cutting(photos: list[Photo]) -> None:
+    """Print whether the coins of some grades are cut out, and those of others are not."""
+    cut_out = defaultdict(list)
+    for photo in usable(photos):
+        cut_out[photo.grade].append(bool(photo.circles))
+    shares = {grade: sum(values) / len(values) for grade, values in cut_out.items()}
+    most, least = max(shares, key=shares.get), min(shares, key=shares.get)
+    if shares[most] - shares[least] > MAX_CUT_DIFFERENCE:
+        print(f"\nWarning: most coins of {most} are cut out, and most of {least} are not, so a network can tell these")
+        print("grades by the ground, without a look at the coin. Add --cut, which cuts out all.")
 
 
 def print_coins_of_two_grades(photos: list[Photo]) -> None:

@@ -143,17 +143,23 @@ def test_a_dry_run_writes_nothing_and_pairs_lie_beside_photos_of_both_faces(pair
     assert not same[0]["circles"] and same[1]["circles"]
 
 
+def join_pairs(grade: Path) -> Path:
+    """Replace the pairs of a grade by photos of both faces, and return their folder."""
+    folder = grade / "6000x3000"
+    folder.mkdir()
+    for path in sorted((grade / "obverse").iterdir()):
+        both = Image.new("RGB", (1200, 800))
+        both.paste(Image.open(path), (0, 0))
+        both.paste(Image.open(grade / "reverse" / path.name), (600, 0))
+        both.save(folder / path.name, quality=95)
+    for face in ("obverse", "reverse"):
+        shutil.rmtree(grade / face)
+    return folder
+
+
 def test_coins_are_cut_out_of_photos_of_both_faces(pairs, tmp_path):
-    for grade in ("vf30", "ms65"):
-        folder = pairs / grade / "6000x3000"
-        folder.mkdir()
-        for path in sorted((pairs / grade / "obverse").iterdir()):
-            both = Image.new("RGB", (1200, 800))
-            both.paste(Image.open(path), (0, 0))
-            both.paste(Image.open(pairs / grade / "reverse" / path.name), (600, 0))
-            both.save(folder / path.name, quality=95)
-        for face in ("obverse", "reverse"):
-            shutil.rmtree(pairs / grade / face)
+    join_pairs(pairs / "vf30")
+    folder = join_pairs(pairs / "ms65")
     (pairs / "circles.csv").write_text("file,x,y,radius\nvf30/6000x3000/10000001.jpg,900,400,111\n")
     Image.open(pairs / "vf30" / "6000x3000" / "10000000.jpg").crop((0, 0, 600, 800)).save(folder / "one face.png")
     rows = prepare(tmp_path, "--cut")
@@ -162,6 +168,13 @@ def test_coins_are_cut_out_of_photos_of_both_faces(pairs, tmp_path):
     assert_circles(rows["images/vf30/6000x3000/10000000.jpg"]["circles"], CIRCLES[0], right)
     assert_circles(rows["images/vf30/6000x3000/10000001.jpg"]["circles"], CIRCLES[0], Coin(900, 400, 111, 1))
     assert len(read_manifest(tmp_path / "coin_dataset")) == 9
+
+
+def test_grades_that_the_ground_tells_apart_are_told(pairs, tmp_path):
+    join_pairs(pairs / "vf30")
+    warning = "Warning: most coins of ms65 are cut out, and most of vf30 are not"
+    assert warning in run_script("prepare_dataset.py", "--dry-run", cwd=tmp_path).stdout
+    assert "Warning" not in run_script("prepare_dataset.py", "--dry-run", "--cut", cwd=tmp_path).stdout
 
 
 @pytest.mark.parametrize("label", [".jpg", ".png"])
