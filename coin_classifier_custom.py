@@ -64,7 +64,7 @@ from coinkit.files import atomic_link, exclusive_lock, require_disk_space
 from coinkit.inference import build_model
 from coinkit.label_errors import LabelCheck, doubtful_coins, write_label_table
 from coinkit.layers import Residual, StandardisedConv2d
-from coinkit.losses import balanced_class_weights, soft_labels
+from coinkit.losses import balanced_class_weights, share_learned, soft_labels
 from coinkit.photos import DATASET, SPLITS
 from coinkit.report import Evaluation, check_report
 from coinkit.tensorboard_log import TensorBoardLog, relative_path
@@ -93,7 +93,7 @@ WARMUP = 0.05  # share of the training in which the learning rate rises; then it
 WEIGHT_DECAY = 0.05  # how strongly AdamW pulls weights towards 0; increase if overfitting
 CLIP_GRAD_NORM = 1.0  # a gradient with a larger norm is scaled down to this norm; 0 turns it off
 LABEL_SPREAD = 0.7  # how far a label spreads to its neighbours, as a standard deviation in grades; 0: not at all
-AUGMENT = 1.0  # strength of augmentation; it grows from 0 to this over the first half of the training
+AUGMENT = 1.0  # strength of augmentation; it grows from 0 to this while the network learns
 PATIENCE = 0  # stop when the validation loss has not fallen for this many epochs; 0 never stops early
 SEED = 0  # of the random numbers: the same seed gives the same network on the same machine
 CACHE_GB = 2.0  # gigabytes of memory for decoded photos; photos beyond that are decoded again in each epoch
@@ -102,7 +102,7 @@ RUNS = Path("runs")  # folder for TensorBoard
 # Architecture
 CHANNELS = (64, 128, 256, 512, 512)  # of each block; 4 numbers leave out block 5, 6 add a block
 FC_FEATURES = (2048, 1024)  # outputs of fc1 and fc2
-DROPOUT = 0.5  # share of the outputs of fc1 and fc2 that is set to 0; like AUGMENT, it grows over the first half
+DROPOUT = 0.5  # share of the outputs of fc1 and fc2 that is set to 0; like AUGMENT, it grows
 ACTIVATION = "relu"  # a key of ACTIVATIONS
 
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.2)}  # each makes a layer
@@ -360,7 +360,7 @@ class Trainer:
         share_done = epochs_done / args.num_epochs  # of the training, in the middle of this step
         rate = optim.learning_rate_factor(share_done, args.warmup) * 0.1**progress.rate_cuts
         progress.learning_rate = optim.set_learning_rate(self.optimizer, rate)
-        growth = optim.regularisation_factor(share_done)
+        growth = optim.regularisation_factor(share_done, progress.learned)
         optim.set_dropout(self.model, growth * args.dropout)
 
         labels = self.train.labels[indices].to(self.device)
@@ -374,10 +374,11 @@ class Trainer:
         # In fp16, infinite gradients are normal: the scaler looks for the largest scale, and skips such steps itself.
         if math.isfinite(loss_sum) and (math.isfinite(norm) or self.scaler.is_enabled()):
             self.scaler.step(self.optimizer)
+            progress.learned_from += len(indices)
             progress.loss_sum += loss_sum
             progress.correct += (logits.argmax(1) == self.train.labels[indices]).sum().item()
             self.label_check.add(indices, logits)
-            progress.gradient_sum += norm * photos_in_step if math.isfinite(norm) else 0.0
+            progress.gradient_sum += norm * len(indices) if math.isfinite(norm) else 0.0
             progress.bad_steps = 0
         else:
             progress.bad_steps += 1
@@ -459,6 +460,7 @@ class Trainer:
         loss = F.cross_entropy(logits, self.targets.cpu()[labels]).item()
         val = {"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean().item()}  # nan without photos
         train, is_first = progress.train_metrics(), not progress.best_epoch
+        progress.learned = share_learned(train["loss"], self.targets.cpu(), self.train.labels)
         estimate = estimate_temperature(self.targets.cpu(), self.train.labels, train["accuracy"])
         is_best = progress.end_epoch(logits, labels, torch.from_numpy(bands_of(self.classes)[1]), estimate)
         log.epoch(progress.epochs, train, val if len(labels) else {}, evaluation)

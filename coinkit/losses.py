@@ -1,4 +1,6 @@
-"""Targets and weights of the loss: soft labels along the scale, and classes that count the same."""
+"""Targets and weights of the loss: soft labels along the scale, and classes that count the same; what a loss tells."""
+
+import math
 
 import torch
 from torch import Tensor
@@ -33,3 +35,18 @@ def balanced_class_weights(labels: Tensor, num_classes: int) -> Tensor:
     """
     counts = torch.bincount(labels, minlength=num_classes)
     return len(labels) / (num_classes * counts)
+
+
+def share_learned(loss: float, targets: Tensor, labels: Tensor) -> float:
+    """Return how much of what can be learned has been: 0 for a guess that is the same for each photo, 1 for all.
+
+    Args:
+        loss: mean cross-entropy of the training photos; it cannot be lower than the entropy of their soft labels.
+        targets: (classes, classes), the target probabilities of each class, as `soft_labels` returns them.
+        labels: (N,), the indices of the photos' classes.
+    """
+    shares = torch.bincount(labels, minlength=len(targets)) / len(labels)
+    guess = torch.special.entr(shares @ targets).sum()
+    lowest = shares @ torch.special.entr(targets).sum(dim=1)
+    learned = ((guess - loss) / (guess - lowest)).item()
+    return max(0.0, learned) if math.isfinite(learned) else 0.0

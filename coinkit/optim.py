@@ -74,14 +74,16 @@ def learning_rate_factor(share_done: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (share_done - warmup) / (1 - warmup)))
 
 
-def regularisation_factor(share_done: float) -> float:
-    """Return which share of their full strength dropout and augmentation have: a linear rise over the first half.
+def regularisation_factor(share_done: float, learned: float) -> float:
+    """Return which share of their full strength dropout and augmentation have.
 
-    The features of an untrained network hardly differ from coin to coin. Dropout at full strength hides that
-    difference, and the network learns nothing for many epochs (docs/experiments.md). Dropout that grows is from
-    Morerio et al. 2017, "Curriculum Dropout", arXiv 1703.06229.
+    They grow over the first half of the training, but no faster than the network learns. The features of an untrained
+    network hardly differ from coin to coin. Dropout at full strength hides that difference, and the network learns
+    nothing for many epochs (docs/experiments.md). Dropout that grows is from Morerio et al. 2017, "Curriculum Dropout",
+    arXiv 1703.06229.
 
     Args:
         share_done: how much of the training is done, 0 to 1.
+        learned: how much the network has learned, 0 to 1, as `coinkit.losses.share_learned` returns it.
     """
-    return min(1.0, 2 * share_done)
+    return min(1.0, 2 * share_done, 2 * learned)

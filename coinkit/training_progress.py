@@ -28,13 +28,15 @@ class Progress:
     temperature: float = 1.0  # of the best epoch
     unsure_below: float = 0.0  # `unsure_threshold` of the best epoch
     unsure_band_below: float = 0.0  # the same for the bands that the grades are in
+    learned: float = 0.0  # `share_learned` of the last epoch
     learning_rate: float = 0.0  # of the last step, in layers with few inputs
     # Of each epoch: training accuracy, validation accuracy, and validation loss after calibration
     history: list = field(default_factory=list)
     # What the current epoch has done so far:
     seen: int = 0  # photos
+    learned_from: int = 0  # of them, those that could be read, in steps with a finite loss
     loss_sum: float = 0.0  # over these photos
-    correct: int = 0  # photos that were given their grade
+    correct: int = 0  # of these photos that were given their grade
     gradient_sum: float = 0.0  # over these photos, of the norm before clipping
     seconds: float = 0.0
 
@@ -54,7 +56,8 @@ class Progress:
 
     def begin_epoch(self) -> None:
         """Set what the current epoch has done to 0."""
-        self.seen, self.loss_sum, self.correct, self.gradient_sum, self.seconds = 0, 0.0, 0, 0.0, 0.0
+        self.seen, self.learned_from, self.correct = 0, 0, 0
+        self.loss_sum, self.gradient_sum, self.seconds = 0.0, 0.0, 0.0
 
     def place(self, num_epochs: int) -> str:
         """Return in words how far the run has come in a training of this many epochs."""
@@ -66,16 +69,17 @@ class Progress:
 
     def describe(self, photos: int, num_epochs: int) -> str:
         """Return loss, accuracy and the time left, for the progress bar of an epoch of this many photos."""
-        left = tqdm.format_interval(self.seconds_left(photos, num_epochs))
-        return f"loss {self.loss_sum / self.seen:.3f}, accuracy {self.correct / self.seen:.0%}, all done in {left}"
+        left, means = tqdm.format_interval(self.seconds_left(photos, num_epochs)), self.train_metrics()
+        return f"loss {means['loss']:.3f}, accuracy {means['accuracy']:.0%}, all done in {left}"
 
     def train_metrics(self) -> dict[str, float]:
-        """Return the means over the photos that the current epoch has seen, under their names in TensorBoard."""
+        """Return the means over the photos that the current epoch has learned from, under their names in TensorBoard."""
+        count = max(1, self.learned_from)
         return {
-            "loss": self.loss_sum / self.seen,
-            "accuracy": self.correct / self.seen,
+            "loss": self.loss_sum / count,
+            "accuracy": self.correct / count,
             "learning rate": self.learning_rate,
-            "gradient norm": self.gradient_sum / self.seen,
+            "gradient norm": self.gradient_sum / count,
             "photos per second": self.seen / self.seconds,
         }
 
@@ -131,7 +135,7 @@ class Progress:
             temperature: of an epoch without validation photos.
         """
         self.epochs += 1
-        train_accuracy = self.correct / max(1, self.seen)
+        train_accuracy = self.correct / max(1, self.learned_from)
         self.begin_epoch()
         if not len(labels):
             self.lowest_epoch = self.best_epoch = self.epochs

@@ -1,12 +1,13 @@
+import math
+
 import pytest
 import torch
+from torch.nn import functional as F
 
-from coin_classifier_custom import (
-    CoinClassifier,
-)
+from coin_classifier_custom import CoinClassifier
 from coinkit.calibration import fit_temperature
-from coinkit.losses import soft_labels
-from coinkit.optim import learning_rate_factor, make_optimizer
+from coinkit.losses import share_learned, soft_labels
+from coinkit.optim import learning_rate_factor, make_optimizer, regularisation_factor
 
 
 def shapes(model, width, height):
@@ -92,6 +93,22 @@ def test_the_learning_rate_rises_then_falls_to_zero():
     assert max(factors) == factors[10] == 1
     assert factors[:11] == sorted(factors[:11]) and factors[10:] == sorted(factors[10:], reverse=True)
     assert factors[100] == pytest.approx(0)
+
+
+def test_regularisation_grows_no_faster_than_the_network_learns():
+    assert regularisation_factor(0.9, learned=0) == regularisation_factor(0, learned=0.9) == 0
+    assert regularisation_factor(0.9, learned=0.2) == regularisation_factor(0.2, learned=0.9) == 0.4
+    assert regularisation_factor(0.6, learned=0.6) == 1
+
+
+def test_what_is_learned_lies_between_a_guess_and_the_lowest_loss():
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    targets = soft_labels(["f12", "vf20", "ef40"], spread=0.7)
+    of_photos = targets[labels]
+    guess = F.cross_entropy(of_photos.mean(dim=0).log().expand(100, 3), of_photos).item()
+    lowest = F.cross_entropy(of_photos.log(), of_photos).item()
+    for loss, learned in ((guess, 0), ((guess + lowest) / 2, 0.5), (lowest, 1), (2 * guess, 0), (math.nan, 0)):
+        assert share_learned(loss, targets, labels) == pytest.approx(learned, abs=1e-5)
 
 
 def test_the_temperature_makes_the_confidence_right():
