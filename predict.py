@@ -42,7 +42,7 @@ from coinkit.classes import describe_classes, has_bands, likeliest_band
 from coinkit.cli import ArgumentParser, UserError, discard_output, home_path, printable, run
 from coinkit.dataset import normalise, to_tensor
 from coinkit.devices import find_device
-from coinkit.faces import Faces, find_coins, first_file, open_coin
+from coinkit.faces import Faces, files_of, find_coins, first_file, open_coin
 from coinkit.files import atomic_write, is_system_file, short_name
 from coinkit.inference import TTA_VIEWS, grade_photos, load_networks
 from coinkit.photos import ONE_FACE, SUFFIXES, PhotoError, find_photos
@@ -226,7 +226,7 @@ def heatmap_paths(target: Path, paths: list[Path | Faces]) -> dict[Path | Faces,
     That is the target if it is a PNG file. Otherwise the target is a folder, with subfolders like those of the photos.
 
     Raises:
-        UserError: the target is one file for several photos, or a heatmap would replace a photo.
+        UserError: the target is one file for several photos, or a heatmap would replace a photo or another heatmap.
     """
     photos = [Path(os.path.abspath(first_file(path))) for path in paths]
     if target.suffix.lower() == ".png":
@@ -241,8 +241,11 @@ def heatmap_paths(target: Path, paths: list[Path | Faces]) -> dict[Path | Faces,
         except ValueError:
             raise UserError("--heatmap: the photos are on several drives; grade one drive at a time.") from None
         files = [target / photo.relative_to(root).with_name(short_name(photo.name, ".png")) for photo in photos]
-    if replaced := {Path(os.path.abspath(file)) for file in files} & set(photos):
+    inputs = chain(*map(files_of, paths))
+    if replaced := set(map(os.path.realpath, files)) & set(map(os.path.realpath, inputs)):
         raise UserError(f"--heatmap would replace the photo {replaced.pop()}: name another file or folder.")
+    if len(set(files)) < len(files):
+        raise UserError("--heatmap: coins with the same obverse would have one heatmap; grade them one at a time.")
     return dict(zip(paths, files, strict=True))
 
 

@@ -271,6 +271,11 @@ def first_file(source: Path | Faces) -> Path:
     return source.obverse if isinstance(source, Faces) else source
 
 
+def files_of(source: Path | Faces) -> list[Path]:
+    """Return the photos of a coin: one, or one of each face."""
+    return [source.obverse, *filter(None, [source.reverse])] if isinstance(source, Faces) else [source]
+
+
 def read_circles(folder: Path) -> dict[Path, list[Coin]]:
     """Return the circles in <folder>/circles.csv for each photo that is named there; none if there is no such file.
 

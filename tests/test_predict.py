@@ -22,6 +22,7 @@ from coinkit.augment import affine_faces
 from coinkit.checkpoints import FORMAT_VERSION, load_checkpoint
 from coinkit.classes import JOINED, has_bands
 from coinkit.cli import UserError
+from coinkit.faces import Faces
 from coinkit.review import write_grades
 
 BEST, LAST = "coin_classifier_custom_best.pth", "coin_classifier_custom_last.pth"
@@ -398,6 +399,13 @@ def test_a_heatmap_never_replaces_a_photo(tmp_path):
         command.heatmap_paths(tmp_path / "a.png", photos[:1])
     with pytest.raises(UserError, match="would replace"):
         command.heatmap_paths(tmp_path, photos)
+    pairs = [Faces(photos[0], tmp_path / name) for name in ("b.png", "c.png")]
+    (tmp_path / "linked").symlink_to(tmp_path, target_is_directory=True)
+    for target in (tmp_path / "b.png", tmp_path / "linked" / "b.png"):
+        with pytest.raises(UserError, match="would replace"):
+            command.heatmap_paths(target, pairs[:1])
+    with pytest.raises(UserError, match="same obverse"):
+        command.heatmap_paths(tmp_path / "why", pairs)
 
 
 @pytest.mark.parametrize(
