@@ -386,7 +386,7 @@ def _has_16_bits(photo: Image.Image) -> bool:
     """Tell whether a photo that is not decoded yet has more than 8 bits for each colour."""
     if isinstance(photo, TiffImageFile):
         return max(photo.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
-    return isinstance(photo, PngImageFile) and "16" in str(photo.tile)
+    return isinstance(photo, PngImageFile) and any("16" in str(tile.args) for tile in photo.tile)
 
 
 def _orientation(photo: Image.Image) -> int:

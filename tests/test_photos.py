@@ -208,6 +208,11 @@ def test_a_png_with_few_bits_in_16_is_refused_and_not_black(tmp_path, depth):
             opened(tmp_path / "photo.png")
 
 
+def test_a_dark_png_of_8_bits_whose_size_has_the_digits_16_is_opened(tmp_path):
+    Image.new("RGB", (1600, 800), (40, 30, 20)).save(tmp_path / "photo.png")
+    assert (opened(tmp_path / "photo.png") == (40, 30, 20)).all()
+
+
 def test_a_grey_png_of_16_bits_has_its_transparent_level_on_white(tmp_path):
     grey = GREY[..., 0].clip(1).astype(np.uint16) * 257
     grey[:20] = 0
