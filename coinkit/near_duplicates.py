@@ -143,9 +143,8 @@ def find_same_certificates(photos: list[Photo], doubts: list[str]) -> list[tuple
     for index, photo in enumerate(photos):
         for certificate in dict.fromkeys(certificate_numbers(Path(photo.source))):
             indices[certificate].append(index)
-    sizes = [len(members) for members in indices.values()]
-    sizes += [1] * (len(photos) - len(set().union(*indices.values())))  # a coin for each photo without a number
-    usual = median(sizes) if len(sizes) >= MIN_COINS else 1
+    without_number = len(photos) - len(set().union(*indices.values()))  # each is taken for a coin of its own
+    most = _most_photos_of_a_coin([*map(len, indices.values()), *[1] * without_number])
     grade_of = [photo.source_grade or photo.grade for photo in photos]  # the same whatever --classes joins
     grade_sizes = Counter(grade_of)
     pairs = []
@@ -153,7 +152,7 @@ def find_same_certificates(photos: list[Photo], doubts: list[str]) -> list[tuple
         grades = Counter(grade_of[index] for index in members)
         stems = [without_dates(Path(photos[index].source).stem) for index in members]
         if (
-            len(members) > max(MAX_PHOTOS_OF_A_COIN, MAX_TIMES_THE_USUAL * usual)
+            len(members) > most
             or len(grades) > MAX_GRADES_OF_A_COIN
             or (_is_series(number, stems) and any(2 * grades[grade] > grade_sizes[grade] for grade in grades))
         ):
@@ -163,6 +162,12 @@ def find_same_certificates(photos: list[Photo], doubts: list[str]) -> list[tuple
         else:
             pairs += [(members[0], index, number) for index in members[1:]]
     return pairs
+
+
+def _most_photos_of_a_coin(sizes: list[int]) -> float:
+    """Return how many photos a coin may have to be believed, from the number of photos of each coin."""
+    usual = median(sizes) if len(sizes) >= MIN_COINS else 1
+    return max(MAX_PHOTOS_OF_A_COIN, MAX_TIMES_THE_USUAL * usual)
 
 
 def _is_series(number: str, stems: list[str]) -> bool:
@@ -177,39 +182,32 @@ def _is_series(number: str, stems: list[str]) -> bool:
 def find_look_alikes(
     photos: list[Photo], doubts: list[str], find_file: Callable[[Photo], Path | Faces] = source_of
 ) -> list[tuple[int, int]]:
-    """Return pairs of photos that show the same coin by their looks; chains of them connect all such photos.
+    """Return the pairs of photos that show the same coin by their looks.
 
     In a group that is too large for one coin, only copies stay together. It is added to `doubts`.
     """
     candidates = find_candidates(photos)
-    coin_of = np.arange(len(photos))  # a number for each photo, the same for those of one coin
     faces = lru_cache(1000)(lambda index, trimmed: _open_faces(find_file(photos[index]), trimmed))
+    by_coin = [list(pairs) for _, pairs in groupby(candidates, lambda pair: (pair[0], pair[3].trimmed))]
     links = {}
     cores = usable_cores()
     with (
         ThreadPoolExecutor(cores) as pool,
         tqdm(total=len(candidates), desc="Comparing coins", unit="pair", leave=False, disable=None) as bar,
     ):
-
-        def by_coin() -> Iterator[list[tuple[int, int, int, View]]]:
-            for _, pairs in groupby(candidates, lambda pair: (pair[0], pair[3].trimmed)):
-                pairs = list(pairs)
-                bar.update(len(pairs))
-                if apart := [pair for pair in pairs if coin_of[pair[0]] != coin_of[pair[1]]]:
-                    yield apart
-
-        for pairs in prefetch(pool, partial(_compare_with_others, faces=faces), by_coin(), ahead=2 * cores):
+        for pairs in prefetch(pool, partial(_compare_with_others, faces=faces), by_coin, ahead=2 * cores):
+            bar.update(len(pairs))
             for (index, other, bits, view), likeness in pairs:
                 if likeness is None:
                     is_same = view == AS_IT_IS and bits <= SAME_COIN_BITS
                 else:
                     is_same = likeness >= SAME_COIN_LIKENESS
-                if is_same and coin_of[index] != coin_of[other]:
-                    coin_of[coin_of == coin_of[other]] = coin_of[index]
-                    links[index, other] = likeness or 0
+                if is_same:
+                    links[index, other] = max(likeness or 0, links.get((index, other), 0))
 
-    counts = {coin: count for coin, count in Counter(coin_of.tolist()).items() if count > 1}
-    most = max(MAX_PHOTOS_OF_A_COIN, MAX_TIMES_THE_USUAL * median(counts.values())) if counts else 0
+    coin_of = _connect(list(links), len(photos))
+    counts = Counter(coin_of.tolist())
+    most = _most_photos_of_a_coin(list(counts.values()))
     for coin, count in counts.items():
         if count <= most:
             continue

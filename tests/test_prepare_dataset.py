@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,19 @@ def test_look_alikes_are_found_among_many_photos_without_comparing_all(monkeypat
             {frozenset(pair) for pair in zip(*map(list, near_duplicates.find_near_duplicates(hashes)), strict=True)}
         )
     assert pairs[0] == pairs[1] == {frozenset((copy, 1000 - copy)) for copy in range(1, 100, 2)}
+
+
+@pytest.mark.parametrize(("count", "links"), [(8, list(combinations(range(8), 2))), (12, [(1, 2)])])
+def test_of_too_many_look_alikes_only_copies_stay_together(monkeypatch, count, links):
+    likeness = dict.fromkeys(combinations(range(count), 2), 0.86) | {(1, 2): 0.99}
+    candidates = [(*pair, 10, near_duplicates.AS_IT_IS) for pair in likeness]
+    monkeypatch.setattr(near_duplicates, "find_candidates", lambda _: candidates)
+    monkeypatch.setattr(
+        near_duplicates, "_compare_with_others", lambda pairs, faces: [(pair, likeness[pair[:2]]) for pair in pairs]
+    )
+    doubts = []
+    assert near_duplicates.find_look_alikes([Photo(f"{index}.jpg", "ms65") for index in range(30)], doubts) == links
+    assert [line.split(",")[0] for line in doubts] == (["12 photos look alike"] if count == 12 else [])
 
 
 def test_photos_of_one_coin_stay_together(images, tmp_path):
