@@ -73,7 +73,7 @@ class Progress:
         return f"loss {means['loss']:.3f}, accuracy {means['accuracy']:.0%}, all done in {left}"
 
     def train_metrics(self) -> dict[str, float]:
-        """Return the means over the photos that the current epoch has learned from, under their names in TensorBoard."""
+        """Return the means over the photos of the current epoch so far, under their names in TensorBoard."""
         count = max(1, self.learned_from)
         return {
             "loss": self.loss_sum / count,
