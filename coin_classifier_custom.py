@@ -314,9 +314,11 @@ class Trainer:
 
     def finished(self) -> bool:
         """Return whether the last epoch is done, or the validation loss has not fallen for `patience` epochs."""
-        args, progress = self.args, self.progress
-        no_better = progress.epochs - progress.lowest_epoch
-        return progress.epochs >= args.num_epochs or (args.patience > 0 and no_better >= args.patience)
+        return self.progress.epochs >= self.last_epoch()
+
+    def last_epoch(self) -> int:
+        """Return after which epoch the training ends, as far as is known now."""
+        return self.progress.last_epoch(self.args.num_epochs, self.args.patience)
 
     def train_epoch(self) -> None:
         """Train on the photos of an epoch; after an interruption, on those that are left of it."""
@@ -476,7 +478,7 @@ class Trainer:
             self.save()
         print(progress.describe_epoch(train, val, len(self.train.paths), args.num_epochs), flush=True)
         if len(labels):
-            log.pictures(progress.epochs, args.num_epochs, evaluation, self.model, self.device)
+            log.pictures(progress.epochs, self.last_epoch(), evaluation, self.model, self.device)
 
     # ------------------------------------------------ saving and loading
 
@@ -689,7 +691,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     if test.paths:
         with told_if_it_fails("There is no report on the test photos, but python evaluate.py makes one"):
             doubtful = doubtful_coins(labels, train, classes)
-            report_training(best, test, args.data, trainer.progress, args.num_epochs, doubtful, trainer.device, report)
+            report_training(best, test, args.data, trainer.progress, doubtful, trainer.device, report)
     print(f"\nThe model is in {best}. Next: {to_predict}")
 
 

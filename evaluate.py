@@ -38,6 +38,7 @@ from coinkit.report import Evaluation, check_report, evaluate, format_estimate, 
 from coinkit.review import ShownCoin
 from coinkit.summary import Training, summarise_in_words
 from coinkit.training_photos import find_learned
+from coinkit.training_progress import Progress
 
 OUTPUT = Path("report")
 MAX_LISTED = 20  # photos on which two networks differ
@@ -112,14 +113,16 @@ def find_folder(data: Path, split: str | None) -> Path:
 
 
 def training_of(path: Path, checkpoint: dict) -> Training | None:
-    """Return what a checkpoint, loaded from `path`, tells of its training; None if it does not tell enough."""
+    """Return what a checkpoint, loaded from `path`, tells of its training; None without a finished epoch."""
+    if "progress" not in checkpoint:  # export.py --weights-only leaves it out
+        return None
     with damage_as_user_error(path):
-        progress, config = (checkpoint.get(name, {}) for name in ("progress", "config"))
-        epochs = int(progress.get("epochs", 0))
-        if not epochs or "num_epochs" not in config or "history" not in progress:
+        progress, config = Progress.load(checkpoint["progress"]), checkpoint["config"]
+        if not progress.epochs:
             return None
-        history = [[float(value) for value in (train, val, loss)] for train, val, loss in progress["history"]]
-        return Training(history, int(config["num_epochs"]), max(1, int(progress["steps"]) // epochs))
+        history = [[float(value) for value in (train, val, loss)] for train, val, loss in progress.history]
+        last_epoch = progress.last_epoch(int(config["num_epochs"]), int(config["patience"]))
+        return Training(history, last_epoch, max(1, progress.steps // progress.epochs))
 
 
 def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comparison:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from coinkit.cli import UserError, config_to_flags, in_a_line, is_out_of_memory
 from coinkit.files import atomic_link, atomic_write
+from coinkit.training_progress import Progress
 
 FORMAT_VERSION = 3
 NEEDED_TO_PREDICT = {
@@ -267,14 +268,16 @@ def describe_unfinished(last: Path) -> str:
     """Return in words how to go on with the run of a last checkpoint instead of a new one; "" if it had ended."""
     try:
         checkpoint = load_checkpoint(last, NEEDED_TO_RESUME)
+        with damage_as_user_error(last):
+            progress, num_epochs = Progress.load(checkpoint["progress"]), checkpoint["config"]["num_epochs"]
+            has_ended = progress.epochs >= progress.last_epoch(num_epochs, checkpoint["config"]["patience"])
     except UserError:
         return ""
-    done, wanted = checkpoint["progress"].get("epochs", 0), checkpoint["config"].get("num_epochs", 0)
-    if not 0 < done < wanted:
+    if has_ended or not progress.epochs:
         return ""
     return (
-        f"The run before this one has done {done} of its {wanted} epochs. To go on with it instead, stop this one, and "
-        f"add --resume {previous_of(last).name} to the command."
+        f"The run before this one has done {progress.epochs} of its {num_epochs} epochs. To go on with it instead, "
+        f"stop this one, and add --resume {previous_of(last).name} to the command."
     )
 
 

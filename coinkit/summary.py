@@ -22,7 +22,7 @@ class Training(NamedTuple):
     """What is known of a model's training."""
 
     history: list[list[float]]  # as `Progress` has it
-    num_epochs: int  # that it was to have
+    num_epochs: int  # that it had in the end
     steps_in_epoch: int
 
 

@@ -54,6 +54,10 @@ class Progress:
                 raise ValueError(f"a progress of {entry.name}: {value}")
         return progress
 
+    def last_epoch(self, num_epochs: int, patience: int) -> int:
+        """Return after which epoch the training ends: with patience, that many after the lowest loss so far."""
+        return min(num_epochs, self.lowest_epoch + patience) if patience else num_epochs
+
     def begin_epoch(self) -> None:
         """Set what the current epoch has done to 0."""
         self.seen, self.learned_from, self.correct = 0, 0, 0

@@ -18,7 +18,6 @@ def report_training(
     test: Split,
     data: Path,
     progress: Progress,
-    num_epochs: int,
     doubtful: list[ShownCoin],
     device: torch.device,
     folder: Path,
@@ -30,7 +29,6 @@ def report_training(
         test: the photos.
         data: their dataset.
         progress: of the training.
-        num_epochs: that the training was to have.
         doubtful: training photos with labels to look at.
         device: to grade on.
         folder: of the report.
@@ -39,7 +37,7 @@ def report_training(
     evaluation = evaluate([network], classes, test, device)
     print(f"\nTest, with the best weights (epoch {progress.best_epoch}): {summarise(evaluation.predictions)}")
     print(describe_calibration(evaluation.predictions, network.temperature, fitted=bool(progress.history)))
-    training = Training(progress.history, num_epochs, progress.steps // progress.epochs)
+    training = Training(progress.history, progress.epochs, progress.steps // progress.epochs)
     words = summarise_in_words(evaluation, training)
     about = {"checkpoint": str(best), "data": str(split_folder(data, "test"))}
     write_report(evaluation, network.model, device, words, about, folder, doubtful=doubtful)

@@ -225,10 +225,18 @@ def test_the_advice_of_the_guide_is_a_setting(dataset, tmp_path, options):
     assert result.returncode == 0, result.stderr
 
 
-def test_it_stops_early_when_asked(dataset, tmp_path):
+def test_it_stops_early_when_asked_and_has_then_ended(tmp_path):
+    make_dataset(tmp_path / "coin_dataset", test=1)
     result = train(tmp_path, "--num-epochs", 50, "--learning-rate", 1e-9, "--patience", 2)
     assert result.stdout.count("stopped early") == 1
-    assert load(tmp_path)["progress"]["epochs"] < 50
+    epochs = load(tmp_path)["progress"]["epochs"]
+    assert epochs < 20
+    (run,) = (tmp_path / "runs").iterdir()
+    pictures = EventAccumulator(str(run / "val")).Reload().Images("confusion matrix")
+    assert pictures[-1].step == epochs
+    steps = f"It was trained for only {6 * epochs} steps"  # 6 of 4 photos in an epoch
+    assert steps in result.stdout and steps in run_script("evaluate.py", cwd=tmp_path).stdout
+    assert "--resume" not in train(tmp_path, "--num-epochs", 1).stdout
 
 
 def test_without_validation_photos_the_last_epoch_is_kept(tmp_path):
