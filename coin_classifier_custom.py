@@ -466,7 +466,7 @@ class Trainer:
         estimate = estimate_temperature(self.targets.cpu(), self.train.labels, train["accuracy"])
         is_best = progress.end_epoch(logits, labels, torch.from_numpy(bands_of(self.classes)[1]), estimate)
         log.epoch(progress.epochs, train, val if len(labels) else {}, evaluation)
-        if self.finished():
+        if self.finished() and len(labels):
             log.result(self.config, {"best accuracy": progress.best_val_acc, "lowest loss": progress.lowest_loss})
 
         if is_best:

@@ -27,9 +27,10 @@ from coinkit.checkpoints import damage_as_user_error, load_checkpoint
 from coinkit.classes import choose_classes, joined_by
 from coinkit.cli import ArgumentParser, UserError, printable, run
 from coinkit.comparison import Comparison
-from coinkit.dataset import Split, describe_changes, find_split, fingerprint, split_folder
+from coinkit.dataset import Split, find_split, split_folder
 from coinkit.devices import find_device
 from coinkit.faces import find_coins, first_file
+from coinkit.files import is_hidden
 from coinkit.grades import class_name
 from coinkit.inference import build_networks
 from coinkit.label_errors import doubtful_in_checkpoint
@@ -56,8 +57,6 @@ def main() -> int:
     evaluation = evaluate(networks, classes, photos, device)
     evaluation.unread |= alone
     evaluation.learned = find_learned(evaluation.paths, checkpoints.values())
-    if folder != args.data:
-        warn_of_training_photos(args.data, folder, checkpoints, classes)
     comparison = compare(args.against, evaluation, device) if args.against else None
 
     path, checkpoint = next(iter(checkpoints.items()))
@@ -141,27 +140,6 @@ def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comp
     return Comparison(str(against), evaluation.predictions, predictions, int(learned.sum()))
 
 
-def warn_of_training_photos(dataset: Path, folder: Path, checkpoints: dict[Path, dict], classes: list[str]) -> None:
-    """Warn if the training split has changed since a network was trained: the photos to grade may have been in it.
-
-    That is for older checkpoints, which do not know the photos themselves.
-    """
-    # export.py --weights-only leaves out what tells the photos.
-    older = {path: old for path, old in checkpoints.items() if "dataset" in old and "training_photos" not in old}
-    if not older:  # then the photos need not be looked at
-        return
-    now = {"train": fingerprint(find_split(split_folder(dataset, "train"), classes), classes)}
-    for path, checkpoint in older.items():
-        with damage_as_user_error(path):
-            changes = describe_changes(checkpoint["dataset"], now)
-        if changes:
-            print(
-                f"Warning: {path} was not trained on {dataset} as it is now: {changes}. "
-                f"If it was trained on photos that are in {folder} now, these metrics are too good.",
-                file=sys.stderr,
-            )
-
-
 def find_labelled_photos(
     folder: Path, classes: list[str], cut: bool = False, joined: str | None = None
 ) -> tuple[Split, dict[Path, str]]:
@@ -179,7 +157,8 @@ def find_labelled_photos(
         UserError: there are no such photos.
     """
     label_of = {}
-    grade_of = {path: class_name(path.name) for path in sorted(folder.iterdir()) if path.is_dir()}
+    grade_folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not is_hidden(path.name)]
+    grade_of = {path: class_name(path.name) for path in grade_folders}
     class_of = choose_classes(grade_of.values(), None, joined, keep_variants=False)
     for grade_folder, grade in grade_of.items():
         names = (grade_folder.name, class_name(grade_folder.name, keep_variants=True), class_of.get(grade))
@@ -195,8 +174,8 @@ def find_labelled_photos(
     for path, reason in alone.items():
         print(f"{printable(path)}: {reason}", file=sys.stderr)
     if not coins:
-        known, option = ", ".join(classes), joined_by(classes)
-        advice = f" If these folders are single grades, add --classes {option}." if option and not joined else ""
+        known, options = ", ".join(classes), " or ".join(joined_by(classes))
+        advice = f" If these folders are single grades, add --classes {options}." if options and not joined else ""
         raise UserError(
             f"no photo in {folder}/<grade>/ or {folder}/<grade>/{PHOTO_FOLDER}/ for a grade of {known}.{advice}"
         )

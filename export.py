@@ -45,7 +45,7 @@ MAX_ONNX_BYTES = 2**31  # an ONNX file is a Protocol Buffers message, which cann
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # those of requirements-export.txt
 INSTALL = "pip install numpy onnxruntime pillow pillow-heif"  # what the program in docs/onnx.md needs
 # Of a checkpoint, with --weights-only
-SHARED_KEYS = {*NEEDED_TO_PREDICT, "format_version", "best_val_acc", "unsure_below", "unsure_band_below", "cut_out"}
+SHARED_KEYS = {*NEEDED_TO_PREDICT, "format_version", "best_val_acc", "cut_out"}
 
 
 class Grader(nn.Module):

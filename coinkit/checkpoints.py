@@ -24,6 +24,8 @@ NEEDED_TO_PREDICT = {
     "model": str,
     "architecture": dict,
     "temperature": float,
+    "unsure_below": float,
+    "unsure_band_below": float,
 }
 NEEDED_TO_RESUME = NEEDED_TO_PREDICT | dict.fromkeys(
     ("optimizer_state_dict", "scaler_state_dict", "dataset", "config", "progress"), dict

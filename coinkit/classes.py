@@ -120,13 +120,16 @@ def likeliest_band(probabilities: np.ndarray, classes: list[str]) -> tuple[str, 
     return bands[shares.argmax()], round(float(shares.max()), 6)
 
 
-def joined_by(classes: list[str]) -> str:
-    """Return which --classes gives these classes: "five" or "bands"; "" for single grades and those of a file."""
+def joined_by(classes: list[str]) -> list[str]:
+    """Return which --classes may have given these classes: "bands", "five"; none for single grades and a file's.
+
+    All names of the five classes are those of bands as well, so if some of the five are missing, it may be either.
+    """
     if classes == list(JOINED["five"]):
-        return "five"
-    return "bands" if {*classes} <= {*JOINED["bands"]} else ""
+        return ["five"]
+    return [name for name, known in JOINED.items() if {*classes} <= {*known}]
 
 
 def describe_classes(classes: list[str]) -> str:
     """Return in words which grades the classes of --classes five join; "" for other classes."""
-    return f"The classes: {FIVE_IN_WORDS}." if joined_by(classes) == "five" else ""
+    return f"The classes: {FIVE_IN_WORDS}." if joined_by(classes) == ["five"] else ""

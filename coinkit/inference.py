@@ -57,7 +57,7 @@ class LoadedPhoto(NamedTuple):
 def build_model(checkpoint: dict, path: Path) -> nn.Module:
     """Return the trained network of a checkpoint that was loaded from `path`, ready to predict.
 
-    Where the checkpoint lacks what `Network` has, since it is older, that is added to it, as not known.
+    If the checkpoint is too old to have `cut_out`, that is added to it, as not known.
 
     Raises:
         UserError: parts of it do not fit together.
@@ -71,8 +71,6 @@ def build_model(checkpoint: dict, path: Path) -> nn.Module:
             raise ValueError(f"photos of {width}x{height} pixels")
         if not all(isinstance(name, str) for name in classes) or not checkpoint["temperature"] > 0:
             raise ValueError("wrong grades or temperature")
-        for name in ("unsure_below", "unsure_band_below"):
-            checkpoint[name] = float(checkpoint.get(name, 0.0))
         if not isinstance(checkpoint.setdefault("cut_out", None), bool | None):
             raise ValueError("cut_out is neither true nor false")
         assign_weights(checkpoint["model_state_dict"], model, path.stat().st_size)

@@ -53,7 +53,6 @@ from coinkit.tables import table_writer
 from coinkit.training_photos import find_sources
 
 FILES = {"index.html", "confusion.png", "reliability.png", "predictions.csv", "metrics.json", "differences.csv"}
-FILES |= {"mistakes.png"}  # of older versions
 PHOTOS, PHOTO_NAME = "photos", "coin-{:03}.jpg"  # folder of the photos of the page, and their names
 LEAST_SURE = 20  # coins on the page that were given their grade
 MAX_WAIT = 600  # seconds for another writer of the same report to end

@@ -262,7 +262,7 @@ def test_unsure_is_said_where_validation_says_so(trained, tmp_path):
     photo = trained / "coin_dataset/test/g06/0.jpg"
     checkpoint = torch.load(trained / BEST, weights_only=True)
     torch.save(checkpoint | {"unsure_below": 1.0}, tmp_path / "unsure.pth")
-    torch.save({key: value for key, value in checkpoint.items() if key != "unsure_below"}, tmp_path / "older.pth")
+    torch.save(checkpoint | {"unsure_below": 0.0}, tmp_path / "unknown.pth")
     torch.save(checkpoint | {"unsure_below": "wrong"}, tmp_path / "wrong.pth")
     torch.save(checkpoint | {"cut_out": torch.zeros(2)}, tmp_path / "cut.pth")
     with pytest.raises(UserError, match=r"cut\.pth is damaged"):
@@ -270,8 +270,8 @@ def test_unsure_is_said_where_validation_says_so(trained, tmp_path):
     for name, options, note in (
         ("unsure.pth", [], "unsure"),
         ("unsure.pth", ["--min-confidence", 0], ""),
-        ("older.pth", [], ""),
-        ("older.pth", ["--min-confidence", 1], "unsure"),
+        ("unknown.pth", [], ""),
+        ("unknown.pth", ["--min-confidence", 1], "unsure"),
     ):
         result = predict(trained, photo, "--json", "--checkpoint", tmp_path / name, *options)
         assert parse_json(result)[0]["note"] == note, result.stderr

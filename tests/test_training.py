@@ -245,6 +245,8 @@ def test_without_validation_photos_the_last_epoch_is_kept(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "Without validation photos" in result.stdout and "fitted on the validation" not in result.stdout
     assert load(tmp_path, BEST)["progress"]["best_epoch"] == 2
+    (run,) = (tmp_path / "runs").iterdir()
+    assert "best accuracy" not in EventAccumulator(str(run / "val")).Reload().Tags()["scalars"]
 
 
 def test_a_run_killed_before_it_kept_its_best_weights_keeps_them(dataset, tmp_path):
