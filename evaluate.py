@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from coin_classifier_custom import BEST
+from coin_classifier_custom import BEST  # the module also adds its network to BACKBONES
 from coinkit.checkpoints import damage_as_user_error, load_checkpoint
 from coinkit.classes import choose_classes, joined_by
 from coinkit.cli import ArgumentParser, UserError, printable, run

@@ -27,12 +27,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from coin_classifier_custom import BEST, build_model
+from coin_classifier_custom import BEST  # the module also adds its network to BACKBONES
 from coinkit.checkpoints import NEEDED_TO_PREDICT, load_checkpoint, save_tensors
 from coinkit.cli import ArgumentParser, UserError, quoted, run, usable_cores
 from coinkit.dataset import MEAN, STD, PhotoReader, find_split, normalise, read_batches
 from coinkit.files import atomic_write
-from coinkit.inference import BATCH_SIZE
+from coinkit.inference import BATCH_SIZE, build_model
 from coinkit.photos import DATASET
 
 ONNX = Path("coin_classifier.onnx")

@@ -14,12 +14,11 @@ if __name__ == "__main__":
     import coinkit.quiet_interrupt  # noqa: F401
 
 import argparse
-import functools
 import math
 import os
 import signal
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,10 +106,8 @@ def parse_arguments() -> argparse.Namespace:
             parser.error(f"--grades: {grade!r} is not on the Sheldon scale, as vf30 is")
         if numbers.count(number) > 1:  # their photos would be the same
             parser.error(f"--grades: two have the number {number}")
-    if args.per_grade < 1 or args.workers < 1:
-        parser.error("--per-grade and --workers must be at least 1")
-    if args.seed < 0 or args.faces < 0:
-        parser.error("--seed and --faces must not be negative")
+    parser.check_minimum(args, 1, "per_grade", "workers")
+    parser.check_minimum(args, 0, "seed", "faces")
     return args
 
 
@@ -181,9 +178,9 @@ def write_photo(photo: Image.Image, path: Path, on_its_side: bool = False) -> No
     if on_its_side:
         photo = photo.transpose(Image.Transpose.ROTATE_90)
         exif[ExifTags.Base.Orientation] = 6
-    partial = path.with_suffix(".partial")
-    photo.save(partial, "JPEG", quality=JPEG_QUALITY, exif=exif)
-    os.replace(partial, path)
+    part = path.with_suffix(".partial")
+    photo.save(part, "JPEG", quality=JPEG_QUALITY, exif=exif)
+    os.replace(part, path)
 
 
 def draw_scenes(grade: str, certificate: str, rng: np.random.Generator) -> Iterator[tuple[Image.Image, tuple, float]]:
@@ -363,7 +360,7 @@ def random_patches(cells: int, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(noise.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
 
-@functools.cache
+@cache
 def flow_lines() -> np.ndarray:
     """Return noise that is streaked outwards from the centre, (SIZE, SIZE), of mean 0 and standard deviation 1."""
     noise = Image.fromarray(np.random.default_rng(0).standard_normal((SIZE, SIZE), np.float32))
@@ -387,7 +384,7 @@ class Face(NamedTuple):
     broad: np.ndarray
 
 
-@functools.cache
+@cache
 def faces() -> tuple[Face, Face]:
     """Return the obverse and the reverse, which are the same for all coins."""
     obverse, reverse = (Face(*(blur(relief, pixels) for pixels in (1.2, 3, 7, 14))) for relief in (owl(), wreath()))

@@ -37,7 +37,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from coin_classifier_custom import BEST
+from coin_classifier_custom import BEST  # the module also adds its network to BACKBONES
 from coinkit.classes import describe_classes, has_bands, likeliest_band
 from coinkit.cli import ArgumentParser, UserError, discard_output, home_path, printable, run
 from coinkit.dataset import normalise, to_tensor

@@ -39,7 +39,7 @@ from coinkit.classes import JOINED, join_grade
 from coinkit.cli import keep_freed_memory, usable_cores
 from coinkit.dataset import Split, find_split
 from coinkit.devices import find_device
-from coinkit.inference import Network
+from coinkit.inference import Network, build_model
 from coinkit.metrics import METRICS, Predictions, score
 from coinkit.photos import PHOTO_FOLDER
 from coinkit.report import evaluate
@@ -325,7 +325,7 @@ def train(dataset: Path, folder: Path, options: list[str]) -> tuple[nn.Module, d
     if coin.main():
         sys.exit("stopped")
     best = load_checkpoint(folder / coin.BEST)
-    return coin.build_model(best, folder / coin.BEST), best
+    return build_model(best, folder / coin.BEST), best
 
 
 def sum_to_five_classes(predictions: Predictions, grades: list[str]) -> Predictions:

@@ -175,13 +175,13 @@ def find_coin(photo: Image.Image) -> Coin:
     return Coin(float(x), float(y), float(radius), certainty * float(share))
 
 
-def cut_out(photo: Image.Image, coin: Coin, size: int, margin: float = MARGIN) -> Image.Image:
+def cut_out(photo: Image.Image, coin: Coin, size: int) -> Image.Image:
     """Return the coin alone, RGB, `size` x `size` pixels, as large as fits.
 
-    Whatever is further than `margin` times the radius outside the rim, or outside the photo, becomes `GROUND`: holders
-    and labels tell a network things that are not on the coin, and a label even its grade.
+    Whatever is further outside the rim than `MARGIN`, or outside the photo, becomes `GROUND`: holders and labels tell a
+    network things that are not on the coin, and a label even its grade.
     """
-    reach = coin.radius * (1 + margin)
+    reach = coin.radius * (1 + MARGIN)
     left, top = math.floor(coin.x - reach), math.floor(coin.y - reach)
     canvas = Image.new("RGB", (math.ceil(coin.x + reach) - left, math.ceil(coin.y + reach) - top), GROUND)
     canvas.paste(photo, (-left, -top))

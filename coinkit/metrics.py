@@ -297,13 +297,6 @@ def score_grades(confusion: np.ndarray, classes: list[str]) -> dict[str, GradeSc
     }
 
 
-def uncalibrated(predictions: Predictions, temperature: float) -> Predictions:
-    """Return predictions as they were before the logits were divided by a temperature."""
-    powers = predictions.probabilities**temperature
-    probabilities = powers / powers.sum(axis=1, keepdims=True)
-    return predictions._replace(probabilities=probabilities, confidence=probabilities.max(axis=1))
-
-
 def describe_calibration(predictions: Predictions, temperature: float, fitted: bool) -> str:
     """Return in a line how well calibrated predictions are, and would be without a temperature.
 
@@ -312,8 +305,12 @@ def describe_calibration(predictions: Predictions, temperature: float, fitted: b
         temperature: what the logits were divided by.
         fitted: whether it was fitted on validation photos.
     """
-    before = uncalibrated(predictions, temperature)
+    powers = predictions.probabilities**temperature
+    before = (powers / powers.sum(axis=1, keepdims=True)).max(axis=1)  # the confidence without the temperature
+    ece, ece_before = (
+        expected_calibration_error(confidence, predictions.correct) for confidence in (predictions.confidence, before)
+    )
     return (
-        f"ECE {score(predictions)['ece']:.3f}, and {score(before)['ece']:.3f} without the temperature "
+        f"ECE {ece:.3f}, and {ece_before:.3f} without the temperature "
         f"{temperature:.2f}, which was {'fitted on the' if fitted else 'estimated, without'} validation photos"
     )

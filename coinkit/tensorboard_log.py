@@ -44,8 +44,8 @@ class TensorBoardLog:
         folder: where the two runs go.
     """
 
-    def __init__(self, folder: str):
-        self.folder = Path(folder)
+    def __init__(self, folder: Path):
+        self.folder = folder
         self.train = self.val = self.next_epoch = None
         self.started, self.picture_seconds = time.perf_counter(), 0.0
 

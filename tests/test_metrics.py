@@ -11,13 +11,13 @@ from coinkit.metrics import (
     Metric,
     Predictions,
     confusion_matrix,
+    describe_calibration,
     estimate_score,
     estimate_share,
     expected_calibration_error,
     score,
     score_grades,
     summarise,
-    uncalibrated,
 )
 from coinkit.training_progress import Progress
 
@@ -140,14 +140,15 @@ def test_what_few_photos_cannot_tell_has_no_interval():
     assert math.isnan(score(predict([0], [0]))["kappa"])
 
 
-def test_a_temperature_can_be_taken_out_of_probabilities():
+def test_the_calibration_is_told_with_and_without_the_temperature():
     logits = np.array([[2.0, -1.0, 0.5, 0.0]])
     raw, calibrated = (
         Predictions.from_probabilities(np.exp(values) / np.exp(values).sum(), np.array([0]), GRADES)
         for values in (logits, logits / 0.4)
     )
-    assert uncalibrated(calibrated, 0.4).probabilities == pytest.approx(raw.probabilities)
-    assert uncalibrated(calibrated, 0.4).confidence == pytest.approx(raw.confidence)
+    said = describe_calibration(calibrated, 0.4, fitted=True)
+    ece, ece_before = score(calibrated)["ece"], score(raw)["ece"]
+    assert ece < ece_before and said.startswith(f"ECE {ece:.3f}, and {ece_before:.3f} without the temperature 0.40")
 
 
 def test_a_model_is_unsure_where_it_is_mostly_wrong():
