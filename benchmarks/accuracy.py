@@ -77,6 +77,7 @@ TASKS = {
     "morgan-5-cut": Task("morgan", cut=True),
     "morgan-27": Task("morgan", single_grades=True),
     "us-5": Task("us"),
+    "us-29": Task("us", single_grades=True),
     "us-5-series": Task("us", by_series=True),
     "us-29-series": Task("us", single_grades=True, by_series=True),
 }

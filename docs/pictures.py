@@ -69,7 +69,6 @@ def main() -> None:
         subprocess.run(command, check=True)
         shrink(heatmap, DOCS / "heatmap.jpg")
     shrink(photo, DOCS / "photo.jpg")
-    shutil.copy(DEMO / "report" / "confusion.png", DOCS / "confusion.png")
     show_cutting(DEMO / "images" / "ms65", DOCS / "cutting.jpg")
 
 
