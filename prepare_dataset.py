@@ -27,7 +27,6 @@ import signal
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -178,7 +177,7 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
             find_file = partial(find_prepared, staging=staging, previous=paths)  # opens faster than the source
             select_and_split(photos, previous, args, find_file)
             assign_output_paths(photos)
-            fill_dataset(new_dataset, photos, staging, find_file)
+            fill_dataset(new_dataset, photos, find_file)
             write_cut_page(new_dataset, photos, args.source)
         except OSError as error:
             if error.errno in DISK_FULL:
@@ -332,9 +331,9 @@ def prepare_photos(photos: list[Photo], previous: list[Photo], dataset: Path, ar
             continue
         if old and old.grade == photo.grade:
             photo.output = old.output  # keeps its name
-        if is_unchanged(photo, old) and (dataset / old.output).is_file():
+        if is_unchanged(photo, old) and is_whole(dataset / old.output, old):
             photos[index] = reuse_row(photo, old)
-        elif is_unchanged(photo, staged) and (staging / staged_name(photo)).is_file():
+        elif is_unchanged(photo, staged) and is_whole(staging / staged_name(photo), staged):
             photos[index] = reuse_row(photo, staged)
         else:
             to_read.append(index)
@@ -346,19 +345,21 @@ def prepare_photos(photos: list[Photo], previous: list[Photo], dataset: Path, ar
     read = partial(prepare_photo, staging=target, size=tuple(args.size))
     done = len(photos) - len(to_read)
     workers = max(1, min(args.workers, len(to_read)))
-    try:
-        with (
-            worker_pool(workers, initializer=start_worker) as pool,
-            tqdm(total=len(photos), initial=done, desc="Reading", unit="photo", disable=None) as bar,
-        ):
-            rows = prefetch(pool, read, (photos[index] for index in to_read), ahead=8 * workers)
-            for index, photo in zip(to_read, rows, strict=True):
-                photos[index] = photo
-                if not args.dry_run:
-                    append_to_manifest(staging, photo)
-                bar.update()
-    except BrokenProcessPool:
-        raise UserError("a process that reads photos was killed, perhaps out of memory: try --workers 1.") from None
+    with (
+        worker_pool(workers, initializer=start_worker) as pool,
+        tqdm(total=len(photos), initial=done, desc="Reading", unit="photo", disable=None) as bar,
+    ):
+        rows = prefetch(pool, read, (photos[index] for index in to_read), ahead=8 * workers)
+        for index, photo in zip(to_read, rows, strict=True):
+            photos[index] = photo
+            if not args.dry_run:
+                append_to_manifest(staging, photo)
+            bar.update()
+
+
+def is_whole(prepared: Path, row: Photo) -> bool:
+    """Tell whether a prepared photo is as large as it was when it was written, as far as its row knows."""
+    return prepared.is_file() and row.output_bytes in (0, prepared.stat().st_size)
 
 
 def reuse_row(photo: Photo, old: Photo) -> Photo:
@@ -401,6 +402,7 @@ def prepare_photo(photo: Photo, staging: Path | None, size: tuple[int, int]) -> 
             shutil.copy2(photo.source, target)
         else:
             coin.photo.save(target, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        photo.output_bytes = target.stat().st_size
     return photo
 
 
@@ -515,15 +517,12 @@ def find_prepared(photo: Photo, staging: Path, previous: dict[str, Path]) -> Pat
     return staged if staged.exists() else previous.get(photo.source, source_of(photo))
 
 
-def fill_dataset(new_dataset: Path, photos: list[Photo], staging: Path, find_file: Callable[[Photo], Path]) -> None:
-    """Move prepared photos from `staging`, link unchanged ones from the previous dataset, and write the manifest."""
+def fill_dataset(new_dataset: Path, photos: list[Photo], find_file: Callable[[Photo], Path]) -> None:
+    """Link the prepared photos, new ones and those of the previous dataset, and write the manifest."""
     for photo in usable(photos):
-        file, target = find_file(photo), new_dataset / photo.output
+        target = new_dataset / photo.output
         target.parent.mkdir(parents=True, exist_ok=True)
-        if file.parent == staging:
-            os.replace(file, target)
-        else:
-            link_or_copy(file, target)
+        link_or_copy(find_file(photo), target)
     write_manifest(new_dataset, photos)
     shutil.copyfile(new_dataset / MANIFEST, new_dataset / COPY)
 

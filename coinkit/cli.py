@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -201,16 +202,25 @@ def home_path(name: str) -> Path:
     return Path(os.path.expanduser(name))
 
 
-def worker_pool(workers: int, initializer: Callable[[], None]) -> Executor:
-    """Return a pool of processes, or of threads where there is no shared memory for processes."""
+@contextmanager
+def worker_pool(workers: int, initializer: Callable[[], None]) -> Iterator[Executor]:
+    """Yield a pool of processes, or of threads where there is no shared memory for processes.
+
+    Raises:
+        UserError: a process was killed.
+    """
     try:
         pool = ProcessPoolExecutor(workers, initializer=initializer)
         with ctrl_c_blocked():
             for _ in range(workers):
                 pool.submit(bool)  # starts a process
-        return pool
     except (OSError, NotImplementedError):
-        return ThreadPoolExecutor(workers)
+        pool = ThreadPoolExecutor(workers)
+    try:
+        with pool:
+            yield pool
+    except BrokenProcessPool:
+        raise UserError("a worker process was killed, perhaps out of memory: try --workers 1.") from None
 
 
 @contextmanager

@@ -166,7 +166,7 @@ def replace_folder(folder: Path, partial: Path) -> None:
                 os.rename(folder, previous)
             os.rename(partial, folder)
         else:
-            previous.mkdir(exist_ok=True)
+            previous.mkdir()  # fails if a network disk has kept files of it, before anything has moved
             move_content(folder, previous)
             os.rename(partial, hidden_sibling(folder, "complete"))
     finally:

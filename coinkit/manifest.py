@@ -33,6 +33,7 @@ class Photo:
     grade: str  # its class
     split: str = ""  # a photo that is left out keeps the split it had, in case it can be used again
     output: str = ""  # path in the dataset's folder; empty if left out
+    output_bytes: int = 0  # size of the prepared photo, which tells whether it is damaged; 0 if that is not known
     width: int = 0  # of the upright source photo, or of its cut faces side by side, in pixels; 0 if it was not read
     height: int = 0
     digest: str = ""  # SHA-256 of the source file; with a photo of the reverse, that of both, one after the other

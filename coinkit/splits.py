@@ -31,7 +31,8 @@ def assign_splits(photos: list[Photo], previous: list[Photo], ratios: list[float
 def keep_previous_splits(photos: list[Photo], previous: list[Photo]) -> None:
     """Give a photo the split that it had before, also if its file was moved or renamed, or if it is now left out."""
     split_of_source = {old.source: old.split for old in previous}
-    split_of_digest = {old.digest: old.split for old in previous if old.split}
+    used_last = sorted(previous, key=lambda old: not old.reason)  # of rows with the same picture, that one counts
+    split_of_digest = {old.digest: old.split for old in used_last if old.split}
     for photo in photos:
         photo.split = split_of_source.get(photo.source, "")
         if not photo.reason:

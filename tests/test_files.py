@@ -230,6 +230,11 @@ def test_a_pool_without_semaphores_has_threads(monkeypatch):
         assert list(pool.map(str, [1, 2])) == ["1", "2"]
 
 
+def test_a_worker_that_is_killed_is_told_in_words():
+    with pytest.raises(UserError, match="a worker process was killed"), worker_pool(1, initializer=None) as pool:
+        list(pool.map(os._exit, [1]))
+
+
 # ---------------------------------------------------------------- long names
 
 

@@ -109,6 +109,26 @@ def test_photos_of_one_coin_stay_together(images, tmp_path):
     assert all(len(set(group)) == 1 for group in groups.values())
 
 
+def test_a_copy_over_a_photo_of_another_split_moves_none(images, tmp_path):
+    before = splits(prepare(tmp_path))
+    learned, tested = (next(name for name in before if before[name].startswith(split)) for split in ("train", "test"))
+    shutil.copy(tmp_path / "images" / learned, tmp_path / "images" / tested)
+    for _ in range(3):
+        after = splits(prepare(tmp_path))
+        assert after[learned] == before[learned]
+
+
+def test_a_prepared_photo_that_is_damaged_is_prepared_again(images, tmp_path):
+    row = next(iter(prepare(tmp_path).values()))
+    damaged = tmp_path / "coin_dataset" / row["output"]
+    size = damaged.stat().st_size
+    for content in (b"", damaged.read_bytes()[:-100]):
+        damaged.unlink()
+        damaged.write_bytes(content)
+        prepare(tmp_path)
+        assert damaged.stat().st_size == size
+
+
 def test_the_same_picture_is_kept_once_and_never_under_two_grades(images, tmp_path):
     photos = images / "vf30" / "6000x3000"
     shutil.copy(photos / "10000000.jpg", photos / "copy.jpg")
@@ -734,7 +754,7 @@ def test_an_error_while_preparing_keeps_what_was_decoded(images, tmp_path, monke
             raise OSError(number, os.strerror(number))
 
         with monkeypatch.context() as patch, pytest.raises((OSError, prepare_dataset.UserError)):
-            patch.setattr(prepare_dataset, "fill_dataset", fail)
+            patch.setattr(prepare_dataset, "write_cut_page", fail)  # the last step
             prepare_dataset.main()
         staged = list((tmp_path / ".coin_dataset.staging").glob("*"))
         assert (len(staged) == 25) == is_kept  # 24 photos and their manifest
