@@ -6,6 +6,7 @@ from statistics import median
 
 from coinkit.classes import bands_of
 from coinkit.cli import printable
+from coinkit.faces import CIRCLES
 from coinkit.files import is_hidden
 from coinkit.grades import is_proof, scale_order, sheldon_number
 from coinkit.manifest import MISSING, NOT_CHOSEN, Photo, usable
@@ -26,7 +27,7 @@ def print_other_files(folder: Path) -> None:
     extensions = Counter(
         path.suffix.lower() or "none"
         for path in folder.iterdir()
-        if not (is_photo_name(path) or is_hidden(path.name)) and path.is_file()
+        if not (is_photo_name(path) or is_hidden(path.name) or path.name == CIRCLES) and path.is_file()
     )
     if extensions:
         names = printable(", ".join(sorted(extensions)))

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import sys
+import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -48,11 +49,11 @@ LEAST_SIDE = 2048  # of the copy, in pixels, if the photo has them
 # its prepared photo look the same to a small network.
 CUT_SIDE = 512
 
-# What the name of a photo may begin or end with to tell its face, as in 1_obv.jpg, "1 front.jpg" or rev-1.jpg.
+# What the name of a photo may begin or end with to tell its face, as in 1_obv.jpg, "1 front.jpg" or rev-1.jpg; or end
+# with, if the other photo does so as well, since it may be a mint mark: 1_o.jpg and 1_r.jpg.
 _WORDS = {"obverse": "obverse|obv|front|heads", "reverse": "reverse|rev|back|tails"}
-FACE_WORDS = {
-    face: re.compile(rf"^(?:{words})[\W_]+|[\W_]+(?:{words}|{face[0]})[\W_]*$") for face, words in _WORDS.items()
-}
+FACE_WORDS = {face: re.compile(rf"^(?:{words})[\W_]+|[\W_]+(?:{words})[\W_]*$") for face, words in _WORDS.items()}
+FACE_LETTERS = {face: re.compile(rf"[\W_]+{face[0]}[\W_]*$") for face in _WORDS}
 MAX_NAMED = 5  # photos whose names are too alike
 
 
@@ -236,7 +237,7 @@ def _join_namesakes(photos: list[Path]) -> tuple[dict[Path, Path], dict[Path, st
     for path in photos:
         other_face = FACE_FOLDERS[1 - FACE_FOLDERS.index(_face(path))]
         alone[path] = f"no photo of its {other_face} among these has the same name"
-    for name_of in (_name, _name_without_face, _numbers):
+    for name_of in (_name, _name_without_word, _name_without_letter, _numbers):
         by_name = defaultdict(list)
         for path in alone:
             by_name[name_of(path)].append(path)
@@ -255,11 +256,16 @@ def _join_namesakes(photos: list[Path]) -> tuple[dict[Path, Path], dict[Path, st
 
 
 def _name(path: Path) -> str:
-    return path.stem.lower()
+    return unicodedata.normalize("NFC", path.stem).lower()  # macOS writes an accent as a character of its own
 
 
-def _name_without_face(path: Path) -> str:
+def _name_without_word(path: Path) -> str:
     return FACE_WORDS[_face(path)].sub("", _name(path))
+
+
+def _name_without_letter(path: Path) -> str:
+    without, count = FACE_LETTERS[_face(path)].subn("", _name(path))
+    return without if count else ""
 
 
 def _numbers(path: Path) -> str:
@@ -291,6 +297,8 @@ def read_circles(folder: Path) -> dict[Path, list[Coin]]:
         return circles
     with table_reader(path) as rows:
         try:
+            if missing := {"file", "x", "y", "radius"} - {*(rows.fieldnames or ())}:
+                raise KeyError(missing)
             for row in rows:
                 photo = folder / row["file"].strip().replace("\\", "/")
                 circle = Coin(*(float(row[name].replace(",", ".")) for name in ("x", "y", "radius")), certainty=1)

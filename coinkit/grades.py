@@ -37,6 +37,7 @@ VARIANTS |= {"6fs", "ft", "pl", "dpl", "dmpl", "prooflike", "deep", "ultra", "ca
 _VARIANTS = "|".join(re.escape(variant) for variant in sorted(VARIANTS, key=len, reverse=True))
 _NAME = re.compile(r"(?P<band>[a-z]*)[ _-]*(?P<number>\d{1,2})(?P<rest>(?!\d).*)", re.DOTALL)
 _ONLY_VARIANTS = re.compile(rf"(?:{_VARIANTS}|[ _./-])*")
+_VARIANTS_BEFORE_WORDS = re.compile(rf"^(?:[ _./-]*(?:{_VARIANTS})(?=[ _.,–—-]))+")
 # What systems call a copied folder, in some of their languages: "ms65 (2)", "ms65 - Copy", "Kopie von ms65".
 _COPY = "(?:copy|kopie|copie|copia|cópia|kopia|kopi|копия|副本|コピー)"
 _COPIED_FOLDER = re.compile(
@@ -66,7 +67,8 @@ def class_name(folder: str, keep_variants: bool = False) -> str:
     if _ONLY_VARIANTS.fullmatch(rest):
         variant = re.sub("[ _./-]+", "", rest)
         return grade + (" " if variant[:1].isdigit() else "") + variant if keep_variants else grade
-    return f"{grade} {' '.join(re.split('[ _.,–—-]+', rest)).strip()}"
+    words = rest if keep_variants else _VARIANTS_BEFORE_WORDS.sub("", rest)
+    return f"{grade} {' '.join(re.split('[ _.,–—-]+', words)).strip()}"
 
 
 def sheldon_number(grade: str) -> int | None:

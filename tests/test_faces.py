@@ -129,6 +129,8 @@ def test_a_circle_of_the_user_wins(pairs):
     assert after[source]["split"] == before[source]["split"]
     (pairs / "circles.csv").write_text("file,x,y,radius\nvf30/reverse/10000000.jpg,one,2,3\n")
     assert_fails(run_script("prepare_dataset.py", cwd=pairs.parent), "circles.csv, line 2")
+    (pairs / "circles.csv").write_text("vf30/reverse/10000000.jpg,300,200,100\n")
+    assert_fails(run_script("prepare_dataset.py", cwd=pairs.parent), "circles.csv, line 1", "file,x,y,radius")
 
 
 def test_a_dry_run_writes_nothing_and_pairs_lie_beside_photos_of_both_faces(pairs):
@@ -213,6 +215,8 @@ def find(obverses: list[str], reverses: list[str]) -> tuple[set[tuple[str, str]]
         ("front-7.heic", "back-7.heic"),
         ("7.jpg", "7_rev.jpg"),
         ("mercury_obv.jpg", "mercury_back.jpg"),
+        ("1881-o.jpg", "1881-o_rev.jpg"),  # of New Orleans
+        ("M\u00fcnze.jpg", "Mu\u0308nze.jpg"),  # written in two ways
     ],
 )
 def test_photos_are_joined_by_name_or_certificate_number(obverse, reverse):
@@ -222,7 +226,14 @@ def test_photos_are_joined_by_name_or_certificate_number(obverse, reverse):
 
 @pytest.mark.parametrize(
     ("obverse", "reverse"),
-    [("1_rev.jpg", "1_obv.jpg"), ("1_a.jpg", "1_b.jpg"), ("1obv.jpg", "rev1.jpg"), ("o_1.jpg", "r_1.jpg")],
+    [
+        ("1_rev.jpg", "1_obv.jpg"),
+        ("1_a.jpg", "1_b.jpg"),
+        ("1obv.jpg", "rev1.jpg"),
+        ("o_1.jpg", "r_1.jpg"),
+        ("1881-o.jpg", "1881_rev.jpg"),
+        ("1889 O.jpg", "1889.jpg"),
+    ],
 )
 def test_photos_with_other_names_are_not_joined(obverse, reverse):
     pairs, alone = find([obverse], [reverse])
