@@ -44,8 +44,11 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """
     optimizer.load_state_dict(state | {"param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, averages in optimizer.state.items():
-        if not parameter.shape == averages["exp_avg"].shape == averages["exp_avg_sq"].shape:
-            raise ValueError("averages of another shape than the weights")
+        for name in ("exp_avg", "exp_avg_sq"):
+            if parameter.shape != averages[name].shape:
+                raise ValueError("averages of another shape than the weights")
+            # A run in another precision may have had another memory format, and fused kernels take all for alike.
+            averages[name] = torch.empty_like(parameter).copy_(averages[name])
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> float:
