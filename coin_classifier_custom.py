@@ -16,6 +16,7 @@ if __name__ == "__main__":
 import argparse
 import math
 import re
+import secrets
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -271,7 +272,7 @@ class Trainer:
         balanced = balanced_class_weights(train.labels, len(classes))
         self.class_weights = (balanced if args.class_weights else torch.ones(len(classes))).to(device)
         run_name = "-".join(filter(None, [f"coin_custom_{datetime.now():%Y%m%d-%H%M%S-%f}", args.name]))
-        self.progress = Progress(relative_path(args.runs / run_name, args.output))
+        self.progress = Progress(relative_path(args.runs / run_name, args.output), run=secrets.token_hex(8))
         self.stop = False  # whether this process was asked to stop
         self.has_saved, self.last_save, self.seconds_to_save = False, time.perf_counter(), 0.0
 
@@ -342,7 +343,7 @@ class Trainer:
                 if progress.epochs == 0 and earlier < TIMED_SECONDS <= progress.seconds:
                     left = progress.seconds_left(count, args.num_epochs)
                     tqdm.write(f"This will take about {format_duration(left)}.")
-                if time.perf_counter() - self.last_save > SAVE_EVERY:
+                if time.perf_counter() - self.last_save > SAVE_EVERY and not progress.bad_steps:
                     self.save()
                 if stop:
                     raise Stopped
@@ -462,7 +463,7 @@ class Trainer:
         loss = F.cross_entropy(logits, self.targets.cpu()[labels]).item()
         val = {"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean().item()}  # nan without photos
         train, is_first = progress.train_metrics(), not progress.best_epoch
-        progress.learned = share_learned(train["loss"], self.targets.cpu(), self.train.labels)
+        progress.learned = share_learned(train["loss"], self.targets.cpu(), self.train.labels, self.class_weights.cpu())
         estimate = estimate_temperature(self.targets.cpu(), self.train.labels, train["accuracy"])
         is_best = progress.end_epoch(logits, labels, torch.from_numpy(bands_of(self.classes)[1]), estimate)
         log.epoch(progress.epochs, train, val if len(labels) else {}, evaluation)
@@ -474,8 +475,10 @@ class Trainer:
                 checkpoints.keep_previous(args.output / BEST)
             self.save()
             self.keep_best()
-        elif self.finished() or (time.perf_counter() - self.last_save) * MAX_SAVING_SHARE > self.seconds_to_save:
-            self.save()
+        elif logits.isfinite().all() and (
+            self.finished() or (time.perf_counter() - self.last_save) * MAX_SAVING_SHARE > self.seconds_to_save
+        ):
+            self.save()  # not if the weights are broken: `go_back` needs those from before
         print(progress.describe_epoch(train, val, len(self.train.paths), args.num_epochs), flush=True)
         if len(labels):
             log.pictures(progress.epochs, self.last_epoch(), evaluation, self.model, self.device)

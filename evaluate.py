@@ -64,10 +64,12 @@ def main() -> int:
     words = summarise_in_words(evaluation, training)
     about = {"checkpoint": ", ".join(map(str, args.checkpoint)), "data": str(folder)}
     doubtful = find_doubtful_labels(args.data, path, checkpoint) if folder != args.data else []
-    write_report(evaluation, networks[0].model, device, words, about, args.output, comparison, doubtful)
-    print_metrics(evaluation)  # after the report, since the reader of the output (head, less) may end
-    if comparison:
-        print_comparison(evaluation, comparison)
+    try:
+        write_report(evaluation, networks[0].model, device, words, about, args.output, comparison, doubtful)
+    finally:  # after the report, since the reader of the output (head, less) may end; but also if it failed
+        print_metrics(evaluation)
+        if comparison:
+            print_comparison(evaluation, comparison)
     print("", *words, "", f"The report is in {args.output / 'index.html'}.", sep="\n")
     return 1 if evaluation.unread else 0
 

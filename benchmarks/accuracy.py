@@ -233,6 +233,8 @@ def prepare(coins: Path, task: str, seed: int) -> None:
     joined = not TASKS[task].single_grades
     if dataset.exists():
         return
+    if TASKS[task].by_series and seed >= FOLDS:
+        sys.exit(f"{task} has the seeds 0 to {FOLDS - 1}")
     photos = sorted(coins.glob("*/*.jpg"))
     if not photos:
         sys.exit(f"no photos in {coins}/<grade>/")
@@ -240,14 +242,16 @@ def prepare(coins: Path, task: str, seed: int) -> None:
     for photo in photos:
         if photo not in held_out:
             copy(photo, images / photo.parent.name / PHOTO_FOLDER)
-    command = [sys.executable, ROOT / "prepare_dataset.py", "--source", images, "--output", dataset]
+    unfinished = SCRATCH / f"unfinished-{task}-{seed}"
+    command = [sys.executable, ROOT / "prepare_dataset.py", "--source", images, "--output", unfinished]
     command += ["--seed", str(seed), *(["--classes", "five"] if joined else [])]
     command += ["--ratios", str(100 - VAL_SHARE), str(VAL_SHARE), "0"] if held_out else []
     command += ["--cut"] if TASKS[task].cut else []
     subprocess.run(command, check=True)
     for photo in held_out:
         grade = photo.parent.name
-        copy(photo, dataset / "test" / (join_grade(grade, JOINED["five"]) if joined else grade))
+        copy(photo, unfinished / "test" / (join_grade(grade, JOINED["five"]) if joined else grade))
+    unfinished.rename(dataset)
     shutil.rmtree(images)
 
 
@@ -273,7 +277,7 @@ def run_apart(job: tuple, threads: int) -> None:
     scale, row, task, seed = job
     command = [sys.executable, "-m", "benchmarks.accuracy", "--one", "--scale", scale, "--rows", row, "--tasks", task]
     command += ["--seeds", str(seed)]
-    log = run_folder(*job).with_suffix(".log")
+    log = Path(f"{run_folder(*job)}.log")
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     with log.open("a") as output:
         status = subprocess.run(command, stdout=output, stderr=output, cwd=ROOT, env=environment)

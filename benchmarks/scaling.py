@@ -135,7 +135,7 @@ def prepare_again(folder: Path, size: int) -> None:
     find_coins_and_splits(photos, previous)
     staging, paths = folder / "staging", {old.source: dataset / old.output for old in previous}
     find_file = partial(prepare_dataset.find_prepared, staging=staging, previous=paths)
-    timed("again: lay out", prepare_dataset.fill_dataset, folder / "new", photos, staging, find_file)
+    timed("again: lay out", prepare_dataset.fill_dataset, folder / "new", photos, find_file)
     if any(photo.split != old.split for photo, old in zip(photos, previous, strict=True)):
         sys.exit("a photo has changed its split")
 

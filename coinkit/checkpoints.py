@@ -18,6 +18,7 @@ from coinkit.files import atomic_link, atomic_write
 from coinkit.training_progress import Progress
 
 FORMAT_VERSION = 3
+FALSE_START = 300  # seconds of training
 NEEDED_TO_PREDICT = {
     "model_state_dict": dict,
     "classes": list,
@@ -231,11 +232,16 @@ def copy_weights(weights: dict[str, Tensor], model: nn.Module, source: Path | st
 def keep_previous(checkpoint: Path) -> None:
     """Keep the checkpoint of an earlier run as *.previous.pth, since a new one is about to take its place.
 
-    One without a finished epoch is not kept, so that a false start does not replace the *.previous.pth before it.
+    A false start is not kept, so that it does not replace the *.previous.pth before it.
     """
-    if checkpoint.exists() and read_progress(checkpoint).get("epochs") != 0:
+    if checkpoint.exists() and not is_false_start(read_progress(checkpoint)):
         atomic_link(checkpoint, previous_of(checkpoint))
         print(f"{checkpoint} of an earlier run is kept as {previous_of(checkpoint)}.", flush=True)
+
+
+def is_false_start(progress: dict) -> bool:
+    """Tell whether a run has trained for less than `FALSE_START` seconds, and no whole epoch."""
+    return progress.get("epochs") == 0 and progress.get("seconds", 0) < FALSE_START
 
 
 def bring_back(last: Path, best: Path) -> None:
@@ -246,9 +252,8 @@ def bring_back(last: Path, best: Path) -> None:
 
 
 def is_of_run(best: Path, last: Path) -> bool:
-    """Return whether the best checkpoint is of the same run as the last one: it has the same history, up to there."""
-    history, whole = (read_progress(path).get("history") for path in (best, last))
-    return bool(history and whole) and history == whole[: len(history)]
+    """Return whether the best checkpoint is of the same run as the last one."""
+    return read_progress(best).get("run") == read_progress(last).get("run")
 
 
 def swap_with_previous(checkpoint: Path) -> None:
@@ -275,7 +280,7 @@ def describe_unfinished(last: Path) -> str:
             has_ended = progress.epochs >= progress.last_epoch(num_epochs, checkpoint["config"]["patience"])
     except UserError:
         return ""
-    if has_ended or not progress.epochs:
+    if has_ended or is_false_start(checkpoint["progress"]):
         return ""
     return (
         f"The run before this one has done {progress.epochs} of its {num_epochs} epochs. To go on with it instead, "

@@ -126,7 +126,7 @@ def discard_output() -> None:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether Python, or PyTorch on any device, ran out of memory."""
-    messages = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+    messages = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
     return isinstance(error, MemoryError) or any(message in str(error).lower() for message in messages)
 
 

@@ -18,10 +18,10 @@ def find_device(name: str) -> torch.device:
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
-        device = torch.empty(1, device=name).device
+        device = (torch.ones(1, device=name) + 1).device  # fails, too, on a GPU that PyTorch no longer supports
     except Exception:
-        advice = "try auto, or as many processes as there are GPUs" if "LOCAL_RANK" in os.environ else "try auto"
-        raise UserError(f"--device {name}: this computer or this PyTorch has no such device; {advice}.") from None
+        advice = "as many processes as there are GPUs" if "LOCAL_RANK" in os.environ else "cpu"
+        raise UserError(f"--device {name}: this computer or this PyTorch has no such device; try {advice}.") from None
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

@@ -7,6 +7,7 @@ from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -35,8 +36,9 @@ def process_group() -> Iterator[None]:
         yield
         return
     store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    # Without a backend's name, tensors on GPUs go through NCCL and those on the CPU through gloo.
-    dist.init_process_group(store=store, rank=RANK, world_size=WORLD_SIZE, timeout=TIMEOUT)
+    # Gradients on GPUs go through NCCL, and what is on the CPU through gloo.
+    backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    dist.init_process_group(backends, store=store, rank=RANK, world_size=WORLD_SIZE, timeout=TIMEOUT)
     try:
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(sys.stdout if IS_MAIN else nowhere):
             yield

@@ -37,16 +37,18 @@ def balanced_class_weights(labels: Tensor, num_classes: int) -> Tensor:
     return len(labels) / (num_classes * counts)
 
 
-def share_learned(loss: float, targets: Tensor, labels: Tensor) -> float:
+def share_learned(loss: float, targets: Tensor, labels: Tensor, class_weights: Tensor) -> float:
     """Return how much of what can be learned has been: 0 for a guess that is the same for each photo, 1 for all.
 
     Args:
         loss: mean cross-entropy of the training photos; it cannot be lower than the entropy of their soft labels.
         targets: (classes, classes), the target probabilities of each class, as `soft_labels` returns them.
         labels: (N,), the indices of the photos' classes.
+        class_weights: (classes,), the weight of each class in training.
     """
     shares = torch.bincount(labels, minlength=len(targets)) / len(labels)
-    guess = torch.special.entr(shares @ targets).sum()
+    answer = (shares * class_weights) @ targets  # of the best guess
+    guess = -torch.xlogy(shares @ targets, answer / answer.sum()).sum()
     lowest = shares @ torch.special.entr(targets).sum(dim=1)
     learned = ((guess - loss) / (guess - lowest)).item()
     return max(0.0, learned) if math.isfinite(learned) else 0.0

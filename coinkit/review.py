@@ -30,7 +30,7 @@ PICTURE_QUALITY = 80  # of JPEG
 HEATMAP_SIZE = (64, 32)  # the browser enlarges it to the photo
 SHADES = 64  # of a heatmap; with so few it takes about 1 kB
 TOP_K = 3
-BATCH_SIZE = 8  # heatmaps at once
+BATCH_SIZE = 2  # heatmaps at once; at the default size, each takes 0.4 GB
 
 
 class ShownCoin(NamedTuple):

@@ -15,6 +15,7 @@ class Progress:
     """How far a run has come. A checkpoint holds these values, so that the run can be resumed."""
 
     log_dir: str  # of TensorBoard, as seen from --output: the two can be moved together
+    run: str = ""  # a name that no other run has
     steps: int = 0  # taken so far, over all epochs
     epochs: int = 0  # trained and validated
     halvings: int = 0  # how often the number of photos at a time was halved, since the memory was not enough

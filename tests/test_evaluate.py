@@ -141,6 +141,12 @@ def test_a_mistake_of_the_user_is_told_and_changes_nothing(trained, tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "letter.txt"]
 
 
+def test_the_metrics_are_printed_even_if_the_report_cannot_be_written(trained, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = evaluate(trained, "--output", tmp_path / "file" / "report")
+    assert result.returncode == 1 and "accuracy within 1 grade" in result.stdout and "is not a folder" in result.stderr
+
+
 def test_a_report_takes_no_place_of_other_files(tmp_path):
     check_report(tmp_path / "new")
     (tmp_path / "file").write_text("mine")

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from coin_classifier_custom import CoinClassifier
 from coinkit.calibration import fit_temperature
-from coinkit.losses import share_learned, soft_labels
-from coinkit.optim import learning_rate_factor, make_optimizer, regularisation_factor
+from coinkit.losses import balanced_class_weights, share_learned, soft_labels
+from coinkit.optim import learning_rate_factor, load_optimizer_state, make_optimizer, regularisation_factor
 
 
 def shapes(model, width, height):
@@ -88,6 +88,24 @@ def test_layers_with_many_inputs_learn_more_slowly():
     assert rates[id(model.fc1.weight)] == pytest.approx(0.001 * 576 / 65536)
 
 
+def test_averages_follow_the_memory_format_of_their_weights():
+    """A run in bf16 has the channels last; one in fp32, which goes on with it, has not."""
+
+    def optimizer(memory_format):
+        layer = torch.nn.Conv2d(2, 4, 3).to(memory_format=memory_format)
+        return layer, make_optimizer(layer, 0.1, 0, fused=True)
+
+    layer, saved = optimizer(torch.channels_last)
+    layer(torch.rand(1, 2, 8, 8)).square().sum().backward()
+    saved.step()
+    other, loaded = optimizer(torch.contiguous_format)
+    load_optimizer_state(loaded, saved.state_dict())
+    averages, expected = (state.state[model.weight] for state, model in ((loaded, other), (saved, layer)))
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert averages[name].stride() == other.weight.stride() != expected[name].stride()
+        assert torch.equal(averages[name], expected[name])
+
+
 def test_the_learning_rate_rises_then_falls_to_zero():
     factors = [learning_rate_factor(step / 100, warmup=0.1) for step in range(101)]
     assert max(factors) == factors[10] == 1
@@ -108,7 +126,10 @@ def test_what_is_learned_lies_between_a_guess_and_the_lowest_loss():
     guess = F.cross_entropy(of_photos.mean(dim=0).log().expand(100, 3), of_photos).item()
     lowest = F.cross_entropy(of_photos.log(), of_photos).item()
     for loss, learned in ((guess, 0), ((guess + lowest) / 2, 0.5), (lowest, 1), (2 * guess, 0), (math.nan, 0)):
-        assert share_learned(loss, targets, labels) == pytest.approx(learned, abs=1e-5)
+        assert share_learned(loss, targets, labels, torch.ones(3)) == pytest.approx(learned, abs=1e-5)
+    weights = balanced_class_weights(labels, 3)  # with these, the best guess says that all three are as likely
+    guess = F.cross_entropy(targets.mean(dim=0).log().expand(100, 3), of_photos).item()
+    assert share_learned(guess, targets, labels, weights) == pytest.approx(0, abs=1e-5)
 
 
 def test_the_temperature_makes_the_confidence_right():

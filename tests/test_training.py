@@ -17,6 +17,7 @@ from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, parse_experimen
 from torch.nn import functional as F
 
 from coinkit.augment import augment, relight_faces
+from coinkit.checkpoints import is_false_start
 from coinkit.training_progress import Progress, format_duration
 
 BEST, LAST = "coin_classifier_custom_best.pth", "coin_classifier_custom_last.pth"
@@ -259,6 +260,11 @@ def test_a_run_killed_before_it_kept_its_best_weights_keeps_them(dataset, tmp_pa
     assert load(tmp_path, BEST)["progress"]["best_epoch"] == 1
 
 
+def test_a_run_that_has_trained_for_long_is_no_false_start():
+    runs = ({"epochs": 0, "seconds": 20.0}, {"epochs": 0, "seconds": 4000.0}, {"epochs": 1, "seconds": 0.0}, {})
+    assert [is_false_start(progress) for progress in runs] == [True, False, False, False]
+
+
 def test_an_earlier_model_is_kept(dataset, tmp_path):
     (tmp_path / BEST).write_bytes(b"mine")
     assert_fails(train(tmp_path, "--data", "nowhere"))
@@ -496,7 +502,7 @@ def test_a_run_whose_resume_was_forgotten_can_be_brought_back(dataset, tmp_path)
     result = train_with(tmp_path, STOPPED_LATER, "--num-epochs", 3)
     assert result.returncode == 130, result.stderr
     assert "The best epoch so far, 1, can already predict: python predict.py photo.jpg" in result.stdout
-    result = train(tmp_path, "--num-epochs", 1, "--lr", 0.003)
+    result = train(tmp_path, "--num-epochs", 1, "--name", "again")  # the same network, whose first epoch is the same
     assert "The run before this one has done 1 of its 3 epochs. To go on with it instead, stop this one, and add " in (
         result.stdout
     )
@@ -505,7 +511,7 @@ def test_a_run_whose_resume_was_forgotten_can_be_brought_back(dataset, tmp_path)
     result = train(tmp_path, "--resume", PREVIOUS, "--num-epochs", 1)  # goes on, but has nothing to do
     assert result.returncode == 0 and "has trained 1 epochs already" in result.stdout, result.stderr
     names = (LAST, BEST, PREVIOUS, "coin_classifier_custom_best.previous.pth")
-    assert [load(tmp_path, name)["config"]["learning_rate"] for name in names] == [0.005, 0.005, 0.003, 0.003]
+    assert [load(tmp_path, name)["config"]["name"] for name in names] == [None, None, "again", "again"]
     assert load(tmp_path)["progress"]["seen"] == 24
 
     assert_fails(train(tmp_path, "--resume", BEST), "--resume takes", LAST, PREVIOUS)
