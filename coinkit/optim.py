@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 FULL_RATE_INPUTS = 576  # 64 channels, 3x3; a layer with more inputs than this gets a smaller learning rate
+LEAST_STRENGTH = 0.02  # of augmentation: above 0, half of the photos have no colour (docs/experiments.md)
 
 
 def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float, fused: bool) -> torch.optim.Optimizer:
@@ -89,4 +90,4 @@ def regularisation_factor(share_done: float, learned: float) -> float:
         share_done: how much of the training is done, 0 to 1.
         learned: how much the network has learned, 0 to 1, as `coinkit.losses.share_learned` returns it.
     """
-    return min(1.0, 2 * share_done, 2 * learned)
+    return min(1.0, 2 * share_done, max(LEAST_STRENGTH, 2 * learned))

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from coinkit.augment import augment, relight_faces
 from coinkit.checkpoints import is_false_start
+from coinkit.optim import LEAST_STRENGTH
 from coinkit.training_progress import Progress, format_duration
 
 BEST, LAST = "coin_classifier_custom_best.pth", "coin_classifier_custom_last.pth"
@@ -574,7 +575,7 @@ def test_augmentation_and_dropout_grow_no_faster_than_the_network_learns(dataset
     told = [line.split() for line in result.stdout.splitlines()]
     strengths = [float(words[1]) for words in told if words[:1] == ["strength"]]
     dropouts = [[float(share) for share in words[1:]] for words in told if words[:1] == ["dropout"]]
-    growth = [0.0] * 6 + [min(0.6, (step + 0.5) / 9) for step in range(6, 18)]  # 18 steps of 4 photos
+    growth = [LEAST_STRENGTH] * 6 + [min(0.6, (step + 0.5) / 9) for step in range(6, 18)]  # 18 steps of 4 photos
     assert strengths == pytest.approx([2 * share for share in growth])
     assert dropouts == pytest.approx(np.array([[0.4 * share] * 2 for share in growth]))
 
