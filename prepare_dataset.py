@@ -157,6 +157,7 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
         restore_previous(output)
     previous = check_output(output, args.source)
     photos = find_source_photos(args)
+    respell_sources(previous, photos)
     join_grades(photos, args)
     if previous and not args.reshuffle:
         print(f"Photos that are already in {args.output} keep their split; --reshuffle splits anew.")
@@ -169,7 +170,7 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
     # Prepared photos wait in the staging folder until their split is known. It outlives an interrupted run, so that the
     # next one need not prepare them again.
     staging = hidden_sibling(output, "staging")
-    needed = estimate_bytes(photos, previous, args)
+    needed = estimate_bytes(photos, previous, staging, args)
     with atomic_folder(output) as new_dataset, require_disk_space(needed, staging.parent):
         try:
             prepare_photos(photos, previous, output, args)
@@ -288,14 +289,23 @@ def file_state(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def estimate_bytes(photos: list[Photo], previous: list[Photo], args: argparse.Namespace) -> int:
-    """Estimate the disk space that is needed, in bytes. Unchanged photos need none: they are hard links."""
+def estimate_bytes(photos: list[Photo], previous: list[Photo], staging: Path, args: argparse.Namespace) -> int:
+    """Estimate the disk space that is needed, in bytes. Photos that are prepared already need none: they are linked."""
     in_dataset = {old.source: old for old in previous if old.output}
     new = [photo for photo in usable(photos) if not is_unchanged(photo, in_dataset.get(photo.source))]
+    new = [photo for photo in new if not (staging / staged_name(photo)).exists()]
     copied = sum(photo.file_bytes for photo in new if photo.preparation == "copy")
     made = sum(photo.preparation not in ("copy", "link") for photo in new)
     jpeg_bytes = int(made * args.size[0] * args.size[1] * JPEG_BYTES_PER_PIXEL)
     return copied + jpeg_bytes + MANIFEST_BYTES_PER_PHOTO * len(photos)
+
+
+def respell_sources(rows: list[Photo], photos: list[Photo]) -> None:
+    """Give the files in rows of an earlier run the names that they have now, if --source was written in another way."""
+    now = {os.path.abspath(path): path for photo in photos for path in (photo.source, photo.reverse) if path}
+    for row in rows:
+        row.source = now.get(os.path.abspath(row.source), row.source)
+        row.reverse = now.get(os.path.abspath(row.reverse), row.reverse) if row.reverse else ""
 
 
 def is_unchanged(photo: Photo, old: Photo | None) -> bool:
@@ -310,7 +320,8 @@ def is_unchanged(photo: Photo, old: Photo | None) -> bool:
 
 def source_state(photo: Photo) -> tuple:
     """Return what tells whether a photo has to be read again: its files, and how it is prepared."""
-    files = (photo.file_bytes, photo.modified_ns, photo.reverse, photo.reverse_bytes, photo.reverse_modified_ns)
+    reverse = photo.reverse and os.path.abspath(photo.reverse)
+    files = (photo.file_bytes, photo.modified_ns, reverse, photo.reverse_bytes, photo.reverse_modified_ns)
     return *files, photo.preparation
 
 
@@ -321,6 +332,7 @@ def prepare_photos(photos: list[Photo], previous: list[Photo], dataset: Path, ar
     """
     staging = hidden_sibling(dataset, "staging")
     interrupted = read_manifest(staging)
+    respell_sources(interrupted, photos)
     in_dataset, in_staging = ({old.source: old for old in rows} for rows in (previous, interrupted))
     to_read = []
     for index, photo in enumerate(photos):
@@ -370,7 +382,7 @@ def reuse_row(photo: Photo, old: Photo) -> Photo:
 
 def staged_name(photo: Photo) -> str:
     """Return the file name of a prepared photo in the staging folder; once the photo changes, it is a new one."""
-    return hashlib.sha256(repr((photo.source, *source_state(photo))).encode()).hexdigest()
+    return hashlib.sha256(repr((os.path.abspath(photo.source), *source_state(photo))).encode()).hexdigest()
 
 
 def start_worker() -> None:

@@ -109,6 +109,16 @@ def test_photos_of_one_coin_stay_together(images, tmp_path):
     assert all(len(set(group)) == 1 for group in groups.values())
 
 
+def test_photos_are_the_same_however_their_folder_is_named(images, tmp_path):
+    before = prepare(tmp_path)
+    photo = tmp_path / "coin_dataset" / before["vf30/6000x3000/10000000.jpg"]["output"]
+    age = photo.stat().st_mtime_ns
+    result = run_script("prepare_dataset.py", "--source", images, cwd=tmp_path)
+    assert result.returncode == 0 and "no longer there" not in result.stdout, result.stderr
+    after = {Path(source).relative_to(images).as_posix(): row for source, row in manifest(tmp_path).items()}
+    assert splits(after) == splits(before) and photo.stat().st_mtime_ns == age
+
+
 def test_a_copy_over_a_photo_of_another_split_moves_none(images, tmp_path):
     before = splits(prepare(tmp_path))
     learned, tested = (next(name for name in before if before[name].startswith(split)) for split in ("train", "test"))
@@ -390,7 +400,7 @@ def test_a_killed_run_leaves_the_previous_dataset_whole(images, tmp_path):
     subprocess.run([*command, "--dry-run"], cwd=tmp_path, capture_output=True, check=True)
     duration = time.monotonic() - started
     interrupted = 0
-    for moment in (random.Random(0).uniform(0.2, 0.95) for _ in range(6)):
+    for moment in sorted(random.Random(0).uniform(0.2, 0.95) for _ in range(6)):
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(moment * duration)
         process.kill()
