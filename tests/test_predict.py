@@ -327,7 +327,8 @@ def save_network(path, classes=("g06", "vf30", "ms65"), width=64, height=32):
     model = CoinClassifier(len(classes), **architecture)
     torch.nn.init.normal_(model.fc3.weight)
     checkpoint = {"format_version": FORMAT_VERSION, "model": "custom", "architecture": architecture}
-    checkpoint |= {"classes": list(classes), "temperature": 0.7, "model_state_dict": model.state_dict()}
+    checkpoint |= {"classes": list(classes), "temperature": 0.7, "unsure_below": 0.0, "unsure_band_below": 0.0}
+    checkpoint |= {"model_state_dict": model.state_dict()}
     torch.save(checkpoint, path)
     return path
 
