@@ -12,7 +12,7 @@ MIN_PHOTOS = 10  # with fewer, a model may name few of the grades by chance
 FEW_GRADES = 0.5  # a model that names at most this share of the grades names only a few
 OVERFITTING = 0.2  # training accuracy this much above the accuracy that is told
 # With fewer steps than the first, a training is too short: on 264 photos of Morgan dollars, 800, 2000 and 3300 steps
-# had an accuracy of 0.55, 0.65 and 0.68; on 100 photos of many series, 750 and 6000 had 0.26 and 0.48.
+# had an accuracy of 0.55, 0.65 and 0.68; on 100 photos of many series, 750 and 6000 had 0.42 and 0.48.
 MIN_STEPS, ENOUGH_STEPS = 2000, 6000
 STILL_FALLING = 0.9  # lowest validation loss of the last third of the epochs, as a share of the lowest before
 GOOD_ENOUGH = 0.95  # accuracy above which training longer is not worth it
