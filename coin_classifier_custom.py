@@ -63,7 +63,7 @@ from coinkit.dataset import (
 from coinkit.devices import autocast, choose_dtype, choose_memory_format, find_device
 from coinkit.files import atomic_link, exclusive_lock, require_disk_space
 from coinkit.inference import build_model
-from coinkit.label_errors import LabelCheck, doubtful_coins, write_label_table
+from coinkit.label_errors import LabelCheck, doubtful_coins
 from coinkit.layers import Residual, StandardisedConv2d
 from coinkit.losses import balanced_class_weights, share_learned, soft_labels
 from coinkit.photos import DATASET, SPLITS
@@ -71,7 +71,7 @@ from coinkit.report import Evaluation, check_report
 from coinkit.tensorboard_log import TensorBoardLog, relative_path
 from coinkit.training_photos import file_digests, merge_digests, training_digests, training_rows, were_cut_out
 from coinkit.training_progress import Progress, format_duration
-from coinkit.training_report import report_training
+from coinkit.training_report import report_labels, report_training
 
 # Where to change what is not a setting:
 #   an augmentation             STEPS in coinkit/augment.py
@@ -315,11 +315,7 @@ class Trainer:
 
     def finished(self) -> bool:
         """Return whether the last epoch is done, or the validation loss has not fallen for `patience` epochs."""
-        return self.progress.epochs >= self.last_epoch()
-
-    def last_epoch(self) -> int:
-        """Return after which epoch the training ends, as far as is known now."""
-        return self.progress.last_epoch(self.args.num_epochs, self.args.patience)
+        return self.progress.epochs >= self.progress.last_epoch(self.args.num_epochs, self.args.patience)
 
     def train_epoch(self) -> None:
         """Train on the photos of an epoch; after an interruption, on those that are left of it."""
@@ -467,21 +463,21 @@ class Trainer:
         estimate = estimate_temperature(self.targets.cpu(), self.train.labels, train["accuracy"])
         is_best = progress.end_epoch(logits, labels, torch.from_numpy(bands_of(self.classes)[1]), estimate)
         log.epoch(progress.epochs, train, val if len(labels) else {}, evaluation)
-        if self.finished() and len(labels):
+        is_last = self.finished()
+        if is_last and len(labels):
             log.result(self.config, {"best accuracy": progress.best_val_acc, "lowest loss": progress.lowest_loss})
 
+        is_due = is_last or (time.perf_counter() - self.last_save) * MAX_SAVING_SHARE > self.seconds_to_save
         if is_best:
             if is_first:
                 checkpoints.keep_previous(args.output / BEST)
             self.save()
             self.keep_best()
-        elif logits.isfinite().all() and (
-            self.finished() or (time.perf_counter() - self.last_save) * MAX_SAVING_SHARE > self.seconds_to_save
-        ):
-            self.save()  # not if the weights are broken: `go_back` needs those from before
+        elif is_due and logits.isfinite().all():  # of broken weights, `go_back` needs those from before
+            self.save()
         print(progress.describe_epoch(train, val, len(self.train.paths), args.num_epochs), flush=True)
         if len(labels):
-            log.pictures(progress.epochs, self.last_epoch(), evaluation, self.model, self.device)
+            log.pictures(progress.epochs, args.num_epochs, is_last, evaluation, self.model, self.device)
 
     # ------------------------------------------------ saving and loading
 
@@ -687,13 +683,10 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
 
     set_stop_handler(None)  # the model is saved
     print(trainer.progress.describe_best())
-    labels, table = trainer.label_check, args.output / LABELS
-    with told_if_it_fails(f"There is no {table}"):
-        write_label_table(labels, train, classes, table)
-        print(f"Training photos with a doubtful label: {len(labels.doubtful())}. {table} has all photos, these first.")
+    report_labels(trainer.label_check, train, classes, args.output / LABELS)
     if test.paths:
         with told_if_it_fails("There is no report on the test photos, but python evaluate.py makes one"):
-            doubtful = doubtful_coins(labels, train, classes)
+            doubtful = doubtful_coins(trainer.label_check, train, classes)
             report_training(best, test, args.data, trainer.progress, doubtful, trainer.device, report)
     print(f"\nThe model is in {best}. Next: {to_predict}")
 

@@ -123,7 +123,7 @@ def training_of(path: Path, checkpoint: dict) -> Training | None:
             return None
         history = [[float(value) for value in (train, val, loss)] for train, val, loss in progress.history]
         last_epoch = progress.last_epoch(int(config["num_epochs"]), int(config["patience"]))
-        return Training(history, last_epoch, max(1, progress.steps // progress.epochs))
+        return Training(history, last_epoch, progress.steps_in_epoch())
 
 
 def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comparison:

@@ -126,12 +126,18 @@ class TensorBoardLog:
             self.next_epoch = number + 1
 
     def pictures(
-        self, epoch: int, last_epoch: int, evaluation: Evaluation, model: nn.Module, device: torch.device
+        self,
+        epoch: int,
+        num_epochs: int,
+        is_last: bool,
+        evaluation: Evaluation,
+        model: nn.Module,
+        device: torch.device,
     ) -> None:
         """Log the confusion matrix and the worst mistakes: of the last epoch, and of some others if there is time."""
-        due = epoch % math.ceil(last_epoch / PICTURES) == 0
+        due = epoch % math.ceil(num_epochs / PICTURES) == 0
         affordable = self.picture_seconds < MAX_PICTURE_SHARE * (time.perf_counter() - self.started)
-        if not self.val or (epoch != last_epoch and not (due and affordable)):
+        if not self.val or not (is_last or (due and affordable)):
             return
         started = time.perf_counter()
         with left_out_if_it_fails("confusion matrix"):

@@ -59,6 +59,10 @@ class Progress:
         """Return after which epoch the training ends: with patience, that many after the lowest loss so far."""
         return min(num_epochs, self.lowest_epoch + patience) if patience else num_epochs
 
+    def steps_in_epoch(self) -> int:
+        """Return how many steps an epoch has, once one has been trained."""
+        return max(1, self.steps // self.epochs)
+
     def begin_epoch(self) -> None:
         """Set what the current epoch has done to 0."""
         self.seen, self.learned_from, self.correct = 0, 0, 0

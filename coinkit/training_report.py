@@ -1,16 +1,25 @@
-"""After training: test the best epoch, say how good it is, and write the report."""
+"""After training: list the doubtful labels, test the best epoch, say how good it is, and write the report."""
 
 from pathlib import Path
 
 import torch
 
+from coinkit.cli import told_if_it_fails
 from coinkit.dataset import Split, split_folder
 from coinkit.inference import load_networks
+from coinkit.label_errors import LabelCheck, write_label_table
 from coinkit.metrics import describe_calibration, summarise
 from coinkit.report import evaluate, write_report
 from coinkit.review import ShownCoin
 from coinkit.summary import Training, summarise_in_words
 from coinkit.training_progress import Progress
+
+
+def report_labels(check: LabelCheck, train: Split, classes: list[str], table: Path) -> None:
+    """Write the table of the training photos, the most doubtful labels first, and print how many are doubtful."""
+    with told_if_it_fails(f"There is no {table}"):
+        write_label_table(check, train, classes, table)
+        print(f"Training photos with a doubtful label: {len(check.doubtful())}. {table} has all photos, these first.")
 
 
 def report_training(
@@ -37,7 +46,7 @@ def report_training(
     evaluation = evaluate([network], classes, test, device)
     print(f"\nTest, with the best weights (epoch {progress.best_epoch}): {summarise(evaluation.predictions)}")
     print(describe_calibration(evaluation.predictions, network.temperature, fitted=bool(progress.history)))
-    training = Training(progress.history, progress.epochs, progress.steps // progress.epochs)
+    training = Training(progress.history, progress.epochs, progress.steps_in_epoch())
     words = summarise_in_words(evaluation, training)
     about = {"checkpoint": str(best), "data": str(split_folder(data, "test"))}
     write_report(evaluation, network.model, device, words, about, folder, doubtful=doubtful)
