@@ -302,8 +302,12 @@ def estimate_bytes(photos: list[Photo], previous: list[Photo], staging: Path, ar
 
 def respell_sources(rows: list[Photo], photos: list[Photo]) -> None:
     """Give the files in rows of an earlier run the names that they have now, if --source was written in another way."""
+    found = {photo.source for photo in photos}
+    gone = [row for row in rows if row.source not in found]
+    if not gone:
+        return
     now = {os.path.abspath(path): path for photo in photos for path in (photo.source, photo.reverse) if path}
-    for row in rows:
+    for row in gone:
         row.source = now.get(os.path.abspath(row.source), row.source)
         row.reverse = now.get(os.path.abspath(row.reverse), row.reverse) if row.reverse else ""
 

@@ -243,6 +243,7 @@ def prepare(coins: Path, task: str, seed: int) -> None:
         if photo not in held_out:
             copy(photo, images / photo.parent.name / PHOTO_FOLDER)
     unfinished = SCRATCH / f"unfinished-{task}-{seed}"
+    shutil.rmtree(unfinished, ignore_errors=True)  # of an interrupted run, perhaps with photos that are held out
     command = [sys.executable, ROOT / "prepare_dataset.py", "--source", images, "--output", unfinished]
     command += ["--seed", str(seed), *(["--classes", "five"] if joined else [])]
     command += ["--ratios", str(100 - VAL_SHARE), str(VAL_SHARE), "0"] if held_out else []

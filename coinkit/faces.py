@@ -274,7 +274,7 @@ def _numbers(path: Path) -> str:
 
 def first_file(source: Path | Faces) -> Path:
     """Return the file that a coin is named after."""
-    return source.obverse if isinstance(source, Faces) else source
+    return files_of(source)[0]
 
 
 def files_of(source: Path | Faces) -> list[Path]:
@@ -297,8 +297,8 @@ def read_circles(folder: Path) -> dict[Path, list[Coin]]:
         return circles
     with table_reader(path) as rows:
         try:
-            if missing := {"file", "x", "y", "radius"} - {*(rows.fieldnames or ())}:
-                raise KeyError(missing)
+            if not {"file", "x", "y", "radius"} <= {*rows.fieldnames}:
+                raise KeyError
             for row in rows:
                 photo = folder / row["file"].strip().replace("\\", "/")
                 circle = Coin(*(float(row[name].replace(",", ".")) for name in ("x", "y", "radius")), certainty=1)
