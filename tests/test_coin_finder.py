@@ -10,6 +10,7 @@ from conftest import ROOT
 from PIL import Image, ImageDraw
 
 from benchmarks import coin_finding
+from coinkit import coin_finder
 from coinkit.coin_finder import GROUND, MARGIN, SURE, Coin, CoinNotFound, cut_out, find_coin, join_faces
 from coinkit.photos import open_photo
 
@@ -128,7 +129,7 @@ def test_odd_photos_have_an_answer_or_a_reason(size, seed):
         assert 0 <= found.certainty <= 1 and found.radius > 0
 
 
-def test_a_cut_out_coin_fills_its_picture():
+def test_a_cut_out_coin_fills_its_picture(monkeypatch):
     coin = Coin(180, 130, 100, 1)
     photo = Image.new("RGB", (300, 200), "black")  # the coin is cut off below
     ImageDraw.Draw(photo).circle((coin.x, coin.y), coin.radius, fill="white")
@@ -138,6 +139,8 @@ def test_a_cut_out_coin_fills_its_picture():
     assert (face[[0, 0, 203, 203], [0, 203, 0, 203]] == GROUND).all()
     assert (face[185:] == GROUND).all()  # beyond the photo
     assert MARGIN < 0.05
+    monkeypatch.setattr(coin_finder, "MARGIN", 0.5)
+    assert cut_out(photo, coin, 50).getpixel((25, 5)) == (0, 0, 0)
 
 
 def test_faces_are_joined_obverse_left():

@@ -64,7 +64,7 @@ def test_flags_are_known_to_a_command():
 
 
 def test_settings_at_the_top_of_the_training_are_flags():
-    first, last = re.search(r"from `(\w+)`\s+to\s+`(\w+)`,\s+are flags", PAGES[0].read_text("utf-8")).groups()
+    first, last = re.search(r"from `(\w+)` to\s+`(\w+)`,\s+are flags", PAGES[0].read_text("utf-8")).groups()
     names = re.findall(r"^([A-Z_]+) = ", (ROOT / "coin_classifier_custom.py").read_text("utf-8"), re.MULTILINE)
     settings = names[names.index(first) : names.index(last) + 1]
     assert len(settings) > 10
