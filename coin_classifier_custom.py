@@ -61,7 +61,7 @@ from coinkit.dataset import (
     split_folder,
 )
 from coinkit.devices import autocast, choose_dtype, choose_memory_format, find_device
-from coinkit.files import atomic_link, exclusive_lock, require_disk_space
+from coinkit.files import exclusive_lock, require_disk_space
 from coinkit.inference import build_model
 from coinkit.label_errors import LabelCheck, doubtful_coins
 from coinkit.layers import Residual, StandardisedConv2d
@@ -228,7 +228,6 @@ BACKBONES["custom"] = Backbone(CoinClassifier, head="fc3", heatmap_layer="last_a
 
 SAVE_EVERY = 600  # seconds between checkpoints in the middle of an epoch
 TIMED_SECONDS = 20  # of the first epoch, from which the time of the whole training is told
-MAX_SAVING_SHARE = 0.02  # of the time; an epoch that is not the best is not saved if saving would take more
 MIN_UNREADABLE, MAX_UNREADABLE = 3, 0.02  # a run ends when more photos than both 3 and 2 % are unreadable
 MAX_BAD_STEPS = 5  # after this many steps in a row without a finite loss, go back to the last checkpoint
 MAX_RATE_CUTS = 2  # go back this many times, each time with a tenth of the learning rate; then give up
@@ -274,7 +273,7 @@ class Trainer:
         run_name = "-".join(filter(None, [f"coin_custom_{datetime.now():%Y%m%d-%H%M%S-%f}", args.name]))
         self.progress = Progress(relative_path(args.runs / run_name, args.output), run=secrets.token_hex(8))
         self.stop = False  # whether this process was asked to stop
-        self.has_saved, self.last_save, self.seconds_to_save = False, time.perf_counter(), 0.0
+        self.writer = checkpoints.CheckpointWriter(args.output / LAST, args.output / BEST)
 
     @property
     def log_dir(self) -> Path:
@@ -290,7 +289,7 @@ class Trainer:
         """
         if not distributed.is_same((self.dataset, self.progress.steps)):
             raise UserError("the machines have different photos or checkpoints: they must share --data and --output.")
-        if not self.has_saved:
+        if not self.writer.has_begun:
             self.save()  # a full disk shows at once, and `go_back` has a checkpoint to go back to
         with TensorBoardLog(self.log_dir) as log:
             if distributed.IS_MAIN and not self.progress.steps:
@@ -310,6 +309,7 @@ class Trainer:
                 except Stopped:
                     self.save()
                     raise
+        self.writer.write_held()
         if self.progress.epochs < self.args.num_epochs:
             print(f"The validation loss has not fallen since epoch {self.progress.lowest_epoch}: stopped early.")
 
@@ -339,7 +339,7 @@ class Trainer:
                 if progress.epochs == 0 and earlier < TIMED_SECONDS <= progress.seconds:
                     left = progress.seconds_left(count, args.num_epochs)
                     tqdm.write(f"This will take about {format_duration(left)}.")
-                if time.perf_counter() - self.last_save > SAVE_EVERY and not progress.bad_steps:
+                if self.writer.seconds_since() > SAVE_EVERY and not progress.bad_steps:
                     self.save()
                 if stop:
                     raise Stopped
@@ -467,14 +467,13 @@ class Trainer:
         if is_last and len(labels):
             log.result(self.config, {"best accuracy": progress.best_val_acc, "lowest loss": progress.lowest_loss})
 
-        is_due = is_last or (time.perf_counter() - self.last_save) * MAX_SAVING_SHARE > self.seconds_to_save
-        if is_best:
-            if is_first:
-                checkpoints.keep_previous(args.output / BEST)
-            self.save()
-            self.keep_best()
-        elif is_due and logits.isfinite().all():  # of broken weights, `go_back` needs those from before
-            self.save()
+        if is_best and is_first:
+            checkpoints.keep_previous(args.output / BEST)
+        # Broken weights are not saved: `go_back` needs those from before.
+        if (is_first or is_last or self.writer.is_due()) and logits.isfinite().all():
+            self.writer.write(self.checkpoint(), is_best)
+        elif is_best:
+            self.writer.hold_best(self.checkpoint())
         print(progress.describe_epoch(train, val, len(self.train.paths), args.num_epochs), flush=True)
         if len(labels):
             log.pictures(progress.epochs, args.num_epochs, is_last, evaluation, self.model, self.device)
@@ -482,13 +481,13 @@ class Trainer:
     # ------------------------------------------------ saving and loading
 
     def save(self) -> None:
-        """Write `LAST`, if this is the main process: all that predict.py and --resume need."""
-        if not distributed.IS_MAIN:
-            return
-        started = time.perf_counter()
-        if not self.has_saved:
-            checkpoints.keep_previous(self.args.output / LAST)
-        checkpoint = {
+        """Write `LAST`, if this is the main process."""
+        if distributed.IS_MAIN:
+            self.writer.write(self.checkpoint())
+
+    def checkpoint(self) -> dict:
+        """Return all that predict.py and --resume need."""
+        return {
             "format_version": checkpoints.FORMAT_VERSION,
             "model_state_dict": self.model.state_dict(),
             "optimizer_state_dict": self.optimizer.state_dict(),
@@ -507,13 +506,6 @@ class Trainer:
             "config": self.config,
             "progress": asdict(self.progress),
         }
-        checkpoints.save_tensors(checkpoint, self.args.output / LAST)
-        self.has_saved, self.last_save = True, time.perf_counter()
-        self.seconds_to_save = self.last_save - started
-
-    def keep_best(self) -> None:
-        """Link `BEST` to `LAST`, which was just saved."""
-        atomic_link(self.args.output / LAST, self.args.output / BEST)
 
     def load(self, checkpoint: dict, path: Path) -> None:
         """Go on from a checkpoint that was loaded from `path`: from `LAST`, or from `PREVIOUS`, which takes its place.
@@ -544,11 +536,9 @@ class Trainer:
                 print(f"The curves so far are gone with {self.log_dir}. The others go to a new folder.")
             if not self.log_dir.is_dir():
                 self.progress.log_dir = log_dir
-        self.has_saved = True
+        self.writer.go_on()
         if distributed.IS_MAIN and path.name == PREVIOUS:
             checkpoints.bring_back(self.args.output / LAST, self.args.output / BEST)
-        if distributed.IS_MAIN and 0 < self.progress.best_epoch == self.progress.epochs and not self.progress.seen:
-            self.keep_best()  # the run may have been killed between `save` and `keep_best`
         if changes:  # and with them the order of the photos: begin the epoch again
             self.progress.begin_epoch()
 

@@ -171,7 +171,7 @@ def start_ours(dataset: Path, output: Path, options: list[object]) -> None:
 def seconds_of_epoch() -> float:
     """Return how long our training takes for an epoch."""
     trainer.progress.begin_epoch()
-    trainer.last_save = time.perf_counter()  # so that it does not save now: `seconds_of_save` measures that
+    trainer.writer.written_at = time.perf_counter()  # so that it does not save now: `seconds_of_save` measures that
     return seconds(trainer.train_epoch, trainer.device)
 
 

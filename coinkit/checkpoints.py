@@ -4,6 +4,7 @@ import argparse
 import glob
 import os
 import pickletools
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from coinkit.training_progress import Progress
 
 FORMAT_VERSION = 3
 FALSE_START = 300  # seconds of training
+MAX_SAVING_SHARE = 0.02  # of the time
 NEEDED_TO_PREDICT = {
     "model_state_dict": dict,
     "classes": list,
@@ -103,6 +105,57 @@ def ignored_flags(checkpoint: dict, args: argparse.Namespace) -> list[str]:
     return [f"--{name}" for name in names if str(getattr(args, name)) != str(before.get(name))]
 
 
+class CheckpointWriter:
+    """Writes the checkpoints of a run: its latest state to `last`, and its best epoch to `best`.
+
+    While writing would take more than `MAX_SAVING_SHARE` of the time, the best epoch is held in memory. It is written
+    before the next state that is, so `best` is never older than `last` says.
+    """
+
+    def __init__(self, last: Path, best: Path):
+        self.last, self.best = last, best
+        self.has_begun = False  # whether `last` is of this run
+        self.held: dict | None = None
+        self.written_at, self.seconds_to_write = time.perf_counter(), 0.0
+
+    def go_on(self) -> None:
+        """Go on from `last`, which was just loaded."""
+        self.has_begun, self.held = True, None
+
+    def seconds_since(self) -> float:
+        """Return for how many seconds nothing has been written."""
+        return time.perf_counter() - self.written_at
+
+    def is_due(self) -> bool:
+        """Return whether enough time has passed to write again."""
+        return self.seconds_since() * MAX_SAVING_SHARE > self.seconds_to_write
+
+    def hold_best(self, checkpoint: dict) -> None:
+        """Hold a copy of the best epoch in memory, in place of the one before it."""
+        self.held = on_cpu(checkpoint, copy=True)
+
+    def write_held(self) -> None:
+        """Write the best epoch, if one is held."""
+        if self.held:
+            save_tensors(self.held, self.best)
+            self.held = None
+
+    def write(self, checkpoint: dict, is_best: bool = False) -> None:
+        """Write the latest state, which may be the best epoch."""
+        started = time.perf_counter()
+        if is_best:
+            self.held = checkpoint
+        self.write_held()
+        if not self.has_begun:
+            keep_previous(self.last)
+        if is_best:
+            atomic_link(self.best, self.last)
+        else:
+            save_tensors(checkpoint, self.last)
+        self.has_begun, self.written_at = True, time.perf_counter()
+        self.seconds_to_write = self.written_at - started
+
+
 def save_tensors(content: Any, target: Path) -> None:
     """Save tensors and plain values with torch.save; `target` is replaced only when all is written.
 
@@ -117,13 +170,18 @@ def save_tensors(content: Any, target: Path) -> None:
             raise (cause if isinstance(cause, OSError | KeyboardInterrupt) else error) from None
 
 
-def on_cpu(content: Any) -> Any:
-    """Return tensors and plain values with all tensors on the CPU, so that torch.load opens them on any computer."""
+def on_cpu(content: Any, copy: bool = False) -> Any:
+    """Return tensors and plain values with all tensors on the CPU, so that torch.load opens them on any computer.
+
+    Args:
+        content: dicts and lists of them.
+        copy: copy those that are on the CPU as well, so that they stay as they are when the network learns on.
+    """
     if isinstance(content, Tensor):
-        return content.cpu()
+        return content.to("cpu", copy=copy)
     if isinstance(content, dict):
-        return {name: on_cpu(value) for name, value in content.items()}
-    return [on_cpu(value) for value in content] if isinstance(content, list) else content
+        return {name: on_cpu(value, copy) for name, value in content.items()}
+    return [on_cpu(value, copy) for value in content] if isinstance(content, list) else content
 
 
 def load_tensors(path: Path, mmap: bool = True) -> Any:

@@ -251,16 +251,6 @@ def test_without_validation_photos_the_last_epoch_is_kept(tmp_path):
     assert "best accuracy" not in EventAccumulator(str(run / "val")).Reload().Tags()["scalars"]
 
 
-def test_a_run_killed_before_it_kept_its_best_weights_keeps_them(dataset, tmp_path):
-    train(tmp_path, "--num-epochs", 1)
-    (tmp_path / BEST).unlink()  # it may share its content with the last checkpoint
-    (tmp_path / BEST).write_bytes(b"older")
-    os.link(tmp_path / LAST, tmp_path / f"{BEST}.partial")
-    result = train(tmp_path, "--resume")
-    assert result.returncode == 0, result.stderr
-    assert load(tmp_path, BEST)["progress"]["best_epoch"] == 1
-
-
 def test_a_run_that_has_trained_for_long_is_no_false_start():
     runs = ({"epochs": 0, "seconds": 20.0}, {"epochs": 0, "seconds": 4000.0}, {"epochs": 1, "seconds": 0.0}, {})
     assert [is_false_start(progress) for progress in runs] == [True, False, False, False]
@@ -580,6 +570,34 @@ def test_augmentation_and_dropout_grow_no_faster_than_the_network_learns(dataset
     assert dropouts == pytest.approx(np.array([[0.4 * share] * 2 for share in growth]))
 
 
+HOLD_BEST = "from coinkit import checkpoints; checkpoints.MAX_SAVING_SHARE = 0"  # nothing is due before the end
+SAVE_ALL = "from coinkit import checkpoints; checkpoints.MAX_SAVING_SHARE = float('inf')"
+SPOIL_AFTER_EPOCH_6 = """
+train_step = coin.Trainer.train_step
+def spoiling(self, *step):
+    if self.progress.epochs >= 6:
+        self.model.fc1.weight.data.zero_()
+    return train_step(self, *step) or {stop} and self.progress.epochs == 7
+coin.Trainer.train_step = spoiling
+"""
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_best_epoch_that_waits_in_memory_is_written_as_it_was(tmp_path, stop):
+    make_dataset(tmp_path / "coin_dataset")
+    best, last = [], []
+    for when in (HOLD_BEST, SAVE_ALL):
+        folder = str(len(best))
+        change = f"{when}\n{SPOIL_AFTER_EPOCH_6.format(stop=stop)}"
+        result = train_with(tmp_path, change, "--num-epochs", 8, "--output", folder)
+        assert result.returncode == (130 if stop else 0), result.stderr
+        best.append(load(tmp_path / folder, BEST))
+        last.append(load(tmp_path / folder))
+    assert {checkpoint["progress"]["best_epoch"] for checkpoint in best + last} == {6}
+    for name, tensor in best[0]["model_state_dict"].items():
+        assert torch.equal(tensor, best[1]["model_state_dict"][name])
+
+
 EXPLODING = """
 losses = coin.Trainer.compute_losses
 def exploding(self, photos, labels):
@@ -606,13 +624,13 @@ def test_a_step_without_a_finite_loss_changes_nothing(tmp_path, precision):
 def test_an_exploding_run_goes_back_and_slows_down_then_gives_up(tmp_path, precision):
     make_dataset(tmp_path / "coin_dataset")
     options = ["--num-epochs", 3, "--precision", precision]
-    result = train_with(tmp_path, EXPLODING.format(steps="range(9, 14)"), *options)
+    result = train_with(tmp_path, SAVE_ALL + EXPLODING.format(steps="range(9, 14)"), *options)
     assert result.returncode == 0, result.stderr
     assert "a tenth of the rate" in result.stdout + result.stderr
     progress = load(tmp_path)["progress"]
     assert (progress["epochs"], progress["steps"], progress["rate_cuts"]) == (3, 18, 1)
     assert [epoch for epoch, _ in curves(tmp_path)["train", "loss"]] == [1, 2, 3]
 
-    result = train_with(tmp_path, EXPLODING.format(steps="range(9, 1000)"), *options)
+    result = train_with(tmp_path, SAVE_ALL + EXPLODING.format(steps="range(9, 1000)"), *options)
     assert_fails(result, "exploded 3 times", "--learning-rate 0.0005")
     assert load(tmp_path)["progress"]["epochs"] == load(tmp_path, BEST)["progress"]["epochs"] == 2
