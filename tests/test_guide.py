@@ -1,4 +1,4 @@
-"""The snippets that load a checkpoint: the guide's, word for word, and the README's, which works for every preset."""
+"""The snippets that load a checkpoint: the guide's, word for word, and ours, which works for every preset."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT, make_dataset, run_script
 
 GUIDE_SNIPPET = (ROOT / "tests" / "guide_snippet.py").read_text("utf-8")
-(README_SNIPPET,) = re.findall("```python\n(.+?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+(OUR_SNIPPET,) = re.findall("```python\n(.+?)```", (ROOT / "docs" / "python.md").read_text("utf-8"), re.DOTALL)
 
 
 def run_snippet(snippet: str, cwd: Path) -> str:
@@ -50,13 +50,13 @@ def test_the_guides_snippet_runs_word_for_word_on_a_trained_checkpoint(tmp_path)
     assert all(abs(ours[grade] - powers[grade] / sum(powers.values())) < 0.02 for grade in ours)
 
 
-def test_the_readmes_snippet_grades_a_photo_as_predict_does(tmp_path):
+def test_our_snippet_grades_a_photo_as_predict_does(tmp_path):
     dataset = make_dataset(tmp_path / "coin_dataset")
     result = run_script("coin_classifier_custom.py", "--preset", "demo", "--num-epochs", 6, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     shutil.copy(dataset / "val" / "ms65" / "0.jpg", tmp_path / "photo.jpg")
 
-    ours = grades(run_script("predict.py", "photo.jpg", cwd=tmp_path).stdout)
-    readmes = grades(run_snippet(README_SNIPPET, tmp_path))
-    assert set(ours) == set(readmes) == {"g06", "vf30", "ms65"}
-    assert all(abs(ours[grade] - readmes[grade]) < 0.02 for grade in ours)  # their resizing differs a little
+    predicted = grades(run_script("predict.py", "photo.jpg", cwd=tmp_path).stdout)
+    ours = grades(run_snippet(OUR_SNIPPET, tmp_path))
+    assert set(ours) == set(predicted) == {"g06", "vf30", "ms65"}
+    assert all(abs(ours[grade] - predicted[grade]) < 0.02 for grade in ours)  # their resizing differs a little
