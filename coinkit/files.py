@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -31,6 +32,9 @@ SYSTEM_FILES = re.compile(
     r"|\..*\.(?:lock|staging|partial|previous|complete)",  # what `hidden_sibling` names
     re.IGNORECASE,
 )
+# Seconds to wait, each time that a file cannot be replaced. On Windows, it cannot while another program has it open, as
+# virus scanners and cloud drives do for a moment.
+REPLACE_WAITS = (0.1, 0.5, 2, 5) if os.name == "nt" else ()
 LOCK_TIMEOUT = 1  # in seconds; the workers of a killed run may hold its lock a moment longer
 
 
@@ -84,7 +88,8 @@ def atomic_write(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target` to write to; it replaces `target` at the end, unless there is an error.
 
     Raises:
-        UserError: `target` is a folder, its own folder cannot be made, or nothing can be written there.
+        UserError: `target` is a folder, its own folder cannot be made, nothing can be written there, or `target` cannot
+            be replaced; then what was written stays beside it.
     """
     if target.is_dir():
         raise UserError(f"{target} is a folder: give the name of a file.")
@@ -94,7 +99,10 @@ def atomic_write(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)  # a killed run may have left it, as a hard link to a file that must not change
         yield partial
         write_to_disk(partial)
-        os.replace(partial, target)
+        if not replace(partial, target):
+            kept = partial.with_name(short_name(target.name, ".new"))
+            os.replace(partial, kept)
+            raise UserError(f"{target} is protected, or open in another program. What was to be in it is in {kept}.")
     except OSError as error:
         if str(error.filename) != str(partial) or error.errno in DISK_FULL:
             raise
@@ -104,6 +112,18 @@ def atomic_write(target: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def replace(source: Path, target: Path) -> bool:
+    """Give a file the name of another, which it replaces; return False if the other cannot be replaced."""
+    for wait in (*REPLACE_WAITS, None):
+        try:
+            os.replace(source, target)
+            return True
+        except PermissionError:
+            if wait is None:
+                return False
+            time.sleep(wait)
 
 
 def write_to_disk(path: Path) -> None:

@@ -39,6 +39,31 @@ def names(folder) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+def test_a_file_that_another_program_has_open_loses_nothing(tmp_path, monkeypatch):
+    """As on Windows: it cannot be replaced, for a moment or for long."""
+    target, replace, refusals = tmp_path / "grades.csv", os.replace, []
+
+    def refusing(source, to):
+        if to == target and len(refusals) < refused:
+            refusals.append(to)
+            raise PermissionError(errno.EACCES, "Access is denied", str(source))
+        replace(source, to)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    monkeypatch.setattr(files, "REPLACE_WAITS", (0.01, 0.01))
+    refused = 2
+    with files.atomic_write(target) as partial:
+        partial.write_text("new")
+    refused = 9
+    refusal = pytest.raises(UserError, match=r"open in another program.*grades\.csv\.new")
+    with refusal, files.atomic_write(target) as partial:
+        partial.write_text("newer")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "grades.csv": "new",
+        "grades.csv.new": "newer",
+    }
+
+
 def test_a_dataset_and_a_report_are_written_to_a_volume(images, trained, tmp_path, volume):
     outside = names(tmp_path)
     for _ in range(2):
