@@ -40,6 +40,7 @@ from coinkit.coin_finder import FINDER_VERSION
 from coinkit.cut_page import CUT_PAGE, write_cut_page
 from coinkit.dataset_report import (
     print_changed_classes,
+    print_changed_cutting,
     print_crossing,
     print_left_out,
     print_other_files,
@@ -162,6 +163,7 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
     if previous and not args.reshuffle:
         print(f"Photos that are already in {args.output} keep their split; --reshuffle splits anew.")
     print_changed_classes(photos, previous)
+    print_changed_cutting(photos, previous)
     if args.dry_run:
         prepare_photos(photos, previous, output, args)
         select_and_split(photos, previous, args, source_of)
@@ -249,7 +251,7 @@ def find_graded_files(source: Path, keep_variants: bool) -> dict[Path, str]:
         UserError: there is no folder `source`.
     """
     if not source.is_dir():
-        raise UserError(f"no folder {source}. {EXPECTED_FOLDERS}")
+        raise UserError(f"no folder {source.absolute()}. {EXPECTED_FOLDERS}")
     grade_of, unused = {}, {}  # `unused`: how many photos of each folder are not used
     below = [folder for pattern in ("*/", "*/*/", "*/*/*/") for folder in source.glob(pattern)]
     for folder in sorted([source, *below]):

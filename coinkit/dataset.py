@@ -164,7 +164,9 @@ def find_classes(data: Path) -> list[str]:
     """
     train = split_folder(data, "train")
     if not train.is_dir():
-        raise UserError(f"no dataset in {data}: run python prepare_dataset.py first, or name it with --data.")
+        raise UserError(
+            f"no dataset in {data.absolute()}: run python prepare_dataset.py first, or name it with --data."
+        )
     folders = grade_folders(train)
     for paths in folders.values():
         if not any(is_photo_name(photo) for path in paths for photo in path.iterdir()):

@@ -10,7 +10,7 @@ from coinkit.faces import CIRCLES
 from coinkit.files import is_hidden
 from coinkit.grades import is_proof, scale_order, sheldon_number
 from coinkit.manifest import MISSING, NOT_CHOSEN, Photo, usable
-from coinkit.photos import ONE_FACE, PHOTO_FOLDER, SPLITS, is_photo_name
+from coinkit.photos import ONE_FACE, PHOTO_FOLDER, SPLITS, TWO_PHOTOS, is_photo_name
 from coinkit.splits import is_crossing, split_sizes
 
 PHOTO_COUNT_RATINGS = {"excellent": 100, "good": 50, "usable": 20, "too few": 0}  # photos of a grade, at least
@@ -18,6 +18,7 @@ IF_DIFFERENT = "If some are different coins: --group certificate."
 MAX_IMBALANCE = 3  # warn if the largest grade has more than this many times the photos of the smallest
 MAX_CUT_DIFFERENCE = 0.5  # warn if the shares of photos that are cut out differ by more from grade to grade
 MAX_DEVIATION, MIN_DEVIATION = 0.5, 3  # warn if a split is further from its share: as a share of it, and in photos
+WITHOUT = {"val": "the last epoch will be kept, not the best", "test": "nothing will say how good the network is"}
 MAX_FOLDERS = 5  # whose photos are not used
 MAX_LISTED = 20  # photos listed on screen; the manifest lists them all
 
@@ -37,11 +38,12 @@ def print_other_files(folder: Path) -> None:
 
 def print_unused(counts: dict[Path, int], source: Path) -> None:
     """Print how many photos are not used since they lie in the wrong folders, {folder: photos}, and the first ones."""
-    place = f"{printable(source)}/<grade>/{PHOTO_FOLDER}/"
     for folder, count in list(counts.items())[:MAX_FOLDERS]:
-        print(f"Photos not used, because they are not in {place}: {count} in {printable(folder)}")
+        print(f"Photos not used, because they lie in the wrong folder: {count} in {printable(folder)}")
     if others := list(counts.values())[MAX_FOLDERS:]:
         print(f"... and {sum(others)} more in {len(others)} other folders")
+    if counts:
+        print(f"Photos of both faces go into {printable(source)}/<grade>/{PHOTO_FOLDER}/. {TWO_PHOTOS}")
 
 
 def print_changed_classes(photos: list[Photo], previous: list[Photo]) -> None:
@@ -50,6 +52,14 @@ def print_changed_classes(photos: list[Photo], previous: list[Photo]) -> None:
     changed = sum(photo.grade != before.get(photo.source, photo.grade) for photo in usable(photos))
     if changed:
         print(f"Photos that are of another class than before (--classes, --keep-variants): {changed}.")
+
+
+def print_changed_cutting(photos: list[Photo], previous: list[Photo]) -> None:
+    """Print how many photos of the previous dataset were cut out and are not now, since --cut was left out."""
+    before = {old.source for old in previous if old.output and old.circles}
+    changed = sum(photo.source in before and not photo.circles for photo in usable(photos))
+    if changed:
+        print(f"Warning: {changed} photos were cut out before, and are not now. To cut them out again, add --cut.")
 
 
 def print_report(photos: list[Photo], ratios: list[float]) -> None:
@@ -103,7 +113,7 @@ def print_empty_splits(photos: list[Photo]) -> None:
         print(f"\nWarning: grades without photos in train, which cannot be learned: {names}; --reshuffle splits anew.")
     for split in ("val", "test"):
         if not grades_of_split[split]:
-            print(f"\nWarning: no photo is in {split}.")
+            print(f"\nWarning: no photo is in {split}: {WITHOUT[split]}.")
 
 
 def print_doubtful_names(photos: list[Photo]) -> None:
@@ -223,9 +233,7 @@ def print_notes(photos: list[Photo]) -> None:
     if noted := [f"{photo.source}: {photo.note}" for photo in usable(photos) if photo.note]:
         print_photos("used, but look at them:", noted)
     if any(ONE_FACE in photo.note for photo in usable(photos)):
-        print(
-            "Two photos of a coin, one of each face, go into <grade>/obverse/ and <grade>/reverse/, with the same name."
-        )
+        print(TWO_PHOTOS)
 
 
 def print_photos(heading: str, lines: list[str]) -> None:
@@ -233,4 +241,4 @@ def print_photos(heading: str, lines: list[str]) -> None:
     print(f"\n{len(lines)} photo{'' if len(lines) == 1 else 's'} {heading}")
     print("\n".join(f"  {printable(line)}" for line in lines[:MAX_LISTED]))
     if len(lines) > MAX_LISTED:
-        print(f"  ... and {len(lines) - MAX_LISTED} more, all in manifest.csv")
+        print(f"  ... and {len(lines) - MAX_LISTED} more")

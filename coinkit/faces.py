@@ -49,10 +49,10 @@ LEAST_SIDE = 2048  # of the copy, in pixels, if the photo has them
 # its prepared photo look the same to a small network.
 CUT_SIDE = 512
 
-# What the name of a photo may begin or end with to tell its face, as in 1_obv.jpg, "1 front.jpg" or rev-1.jpg; or end
-# with, if the other photo does so as well, since it may be a mint mark: 1_o.jpg and 1_r.jpg.
+# A word in the name of a photo that may tell its face, as in 1_obv.jpg, "coin front 1.jpg" or rev1.jpg; and a letter at
+# the end, if the other photo has one as well, since it may be a mint mark: 1_o.jpg and 1_r.jpg.
 _WORDS = {"obverse": "obverse|obv|front|heads", "reverse": "reverse|rev|back|tails"}
-FACE_WORDS = {face: re.compile(rf"^(?:{words})[\W_]+|[\W_]+(?:{words})[\W_]*$") for face, words in _WORDS.items()}
+FACE_WORDS = {face: re.compile(rf"(?<![^\W\d_])(?:{words})(?![^\W\d_])[\W_]*") for face, words in _WORDS.items()}
 FACE_LETTERS = {face: re.compile(rf"[\W_]+{face[0]}[\W_]*$") for face in _WORDS}
 MAX_NAMED = 5  # photos whose names are too alike
 
@@ -236,7 +236,7 @@ def _join_namesakes(photos: list[Path]) -> tuple[dict[Path, Path], dict[Path, st
     pairs, alone = {}, {}
     for path in photos:
         other_face = FACE_FOLDERS[1 - FACE_FOLDERS.index(_face(path))]
-        alone[path] = f"no photo of its {other_face} among these has the same name"
+        alone[path] = f"no photo of its {other_face} among these has the same name: give both the same name"
     for name_of in (_name, _name_without_word, _name_without_letter, _numbers):
         by_name = defaultdict(list)
         for path in alone:
@@ -260,7 +260,8 @@ def _name(path: Path) -> str:
 
 
 def _name_without_word(path: Path) -> str:
-    return FACE_WORDS[_face(path)].sub("", _name(path))
+    without, count = FACE_WORDS[_face(path)].subn("", _name(path))
+    return re.sub(r"[\W_]+$", "", without) or "-" * count  # of obverse.jpg, nothing is left
 
 
 def _name_without_letter(path: Path) -> str:

@@ -67,6 +67,9 @@ ASPECT_RATIO = 2  # usual width / height
 ASPECT_RATIO_TOLERANCE = 0.1  # as a share
 MAX_ONE_FACE_RATIO = 1.5  # cameras and phones have photos from 9:16 to 3:2
 ONE_FACE, TURNED = "looks like one face", "looks turned on its side"
+TWO_PHOTOS = (
+    "Two photos of a coin, one of each face, go into <grade>/obverse/ and <grade>/reverse/, with the same name."
+)
 BLANK_BELOW = 8  # standard deviation of each colour, 0 to 255; real coins have 20 or more
 
 # A photo of 16 bits whose brightest pixel is below this, of 255, holds 10 to 14 bits, and would be nearly black.

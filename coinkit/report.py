@@ -47,7 +47,7 @@ from coinkit.metrics import (
     summarise,
 )
 from coinkit.pages import data_uri
-from coinkit.photos import PhotoError
+from coinkit.photos import ONE_FACE, TWO_PHOTOS, PhotoError
 from coinkit.review import MAX_COINS, ShownCoin, draw_coins, write_coins_page
 from coinkit.tables import table_writer
 from coinkit.training_photos import find_sources
@@ -114,7 +114,7 @@ class Evaluation:
 def evaluate(networks: list[Network], classes: list[str], split: Split, device: torch.device) -> Evaluation:
     """Grade labelled photos. Those that cannot be read are left out.
 
-    They are named on stderr, and so is how many are cut out, or not, unlike in training.
+    They are named on stderr, and so is how many show one face, or are cut out, or not, unlike in training.
 
     Args:
         networks: on the device; with several, their mean is taken.
@@ -137,6 +137,8 @@ def evaluate(networks: list[Network], classes: list[str], split: Split, device: 
             noted.update(result[1])
     for path, reason in unread.items():
         print(f"{path}: {reason}", file=sys.stderr)
+    if noted[ONE_FACE]:
+        print(f"Warning: {noted[ONE_FACE]} of {len(read)} photos look like one face. {TWO_PHOTOS}", file=sys.stderr)
     for note in (NOT_CUT_OUT, CUT_OUT):
         if noted[note]:
             print(f"Warning: {noted[note]} of {len(read)} photos are {note}.", file=sys.stderr)
@@ -179,14 +181,18 @@ def write_report(
         device: where the network is.
         words: sentences for the top of the page.
         about: more lines for the top of the page, {name: text}: the checkpoint, for example.
-        folder: where to write, checked by `check_report`.
+        folder: where to write.
         comparison: with another model, if there is one.
         doubtful: training photos with labels to look at.
+
+    Raises:
+        UserError: what `check_report` says, or it cannot be written.
     """
     confusion = confusion_chart(evaluation.confusion, evaluation.classes)
     reliability = reliability_diagram(evaluation.predictions.confidence, evaluation.predictions.correct)
     coins = coins_to_check(evaluation, comparison)
     lock = exclusive_lock(hidden_sibling(Path(os.path.realpath(folder)), "lock"), folder, timeout=MAX_WAIT)
+    check_report(folder)
     with lock, atomic_folder(folder) as partial:
         write_predictions(evaluation, partial / "predictions.csv")
         write_metrics(evaluation, about, partial / "metrics.json")

@@ -113,9 +113,9 @@ def describe_training(evaluation: Evaluation, training: Training) -> str:
     is_falling = before and after and min(after) < STILL_FALLING * min(before)
     if accuracy.value <= GOOD_ENOUGH and steps < MIN_STEPS:
         enough = math.ceil(ENOUGH_STEPS / steps_in_epoch)
-        return f"It was trained for only {steps} steps: first train longer (--num-epochs {enough})."
+        return f"It was trained for only {steps} steps: first train anew, for longer (--num-epochs {enough})."
     if accuracy.value <= GOOD_ENOUGH and is_falling:
-        return f"It was still getting better at the end: first train longer (--num-epochs {2 * num_epochs})."
+        return f"It was still getting better at the end: first train anew, for longer (--num-epochs {2 * num_epochs})."
     if not history:
         return ""
     train, *_ = history[-1]

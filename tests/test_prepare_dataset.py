@@ -271,13 +271,14 @@ def test_photos_in_other_folders_are_told_of(images, tmp_path):
         draw_photo(301).save(folder / "lost.png")
     result = run_script("prepare_dataset.py", cwd=tmp_path)
     for folder in ("images", "images/vf30/4000x2000", "images/vf30/6000x3000/more"):
-        assert f"not in images/<grade>/6000x3000/: 1 in {Path(folder)}\n" in result.stdout
+        assert f"wrong folder: 1 in {Path(folder)}\n" in result.stdout
+    assert "go into images/<grade>/6000x3000/. Two photos of a coin, one of each face, go into" in result.stdout
     assert len(manifest(tmp_path)) == 24
     for number in range(9):
         (images / f"xf{number + 40}").mkdir()
         draw_photo(302).save(images / f"xf{number + 40}" / "lost.png")
     result = run_script("prepare_dataset.py", "--dry-run", cwd=tmp_path)
-    assert result.stdout.count("not in images/<grade>/") == 5 and "... and 7 more in 7 other folders" in result.stdout
+    assert result.stdout.count("wrong folder") == 5 and "... and 7 more in 7 other folders" in result.stdout
 
 
 def test_a_photo_that_joins_two_splits_is_left_out(images, tmp_path):
@@ -464,8 +465,8 @@ def test_what_may_be_a_mistake_is_said(images, tmp_path):
     for words in (
         "square.png: looks like one face",
         "go into <grade>/obverse/ and <grade>/reverse/",
-        "6000x3000/: 1 in images/vf30\n",
-        "no photo is in val",
+        "wrong folder: 1 in images/vf30\n",
+        "no photo is in val: the last epoch will be kept",
         "best grade: fine.",
     ):
         assert words in result.stdout
