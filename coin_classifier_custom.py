@@ -289,7 +289,7 @@ class Trainer:
         """
         if not distributed.is_same((self.dataset, self.progress.steps)):
             raise UserError("the machines have different photos or checkpoints: they must share --data and --output.")
-        if not self.writer.has_begun:
+        if not self.args.resume:
             self.save()  # a full disk shows at once, and `go_back` has a checkpoint to go back to
         with TensorBoardLog(self.log_dir) as log:
             if distributed.IS_MAIN and not self.progress.steps:
@@ -308,6 +308,9 @@ class Trainer:
                     self.go_back()
                 except Stopped:
                     self.save()
+                    raise
+                except Exception:
+                    self.writer.write_held()
                     raise
         self.writer.write_held()
         if self.progress.epochs < self.args.num_epochs:
@@ -399,8 +402,7 @@ class Trainer:
         """
         if not len(photos):  # the other processes wait for gradients of this one, so it sends zeros
             blank = torch.zeros(1, 3, self.args.image_height, self.args.image_width, device=self.device)
-            losses, _ = self.compute_losses(blank, labels.new_zeros(1))
-            self.scaler.scale(0 * losses.sum()).backward()
+            self.scaler.scale(0 * self.compute_logits(blank).sum()).backward()
             return 0.0, torch.empty(0, len(self.classes))
         # Augmentation and dropout are the same again after an interruption, and differ between processes.
         torch.manual_seed(derive_seed(self.args.seed, self.progress.steps, AUGMENTATION, distributed.RANK))
@@ -408,19 +410,19 @@ class Trainer:
         parts = augment(photos, strength).split(self.part_size()), labels.split(self.part_size())
         for number, (part, part_labels) in enumerate(zip(*parts, strict=True), start=1):
             self.parallel.require_backward_grad_sync = number == len(parts[0])  # exchange gradients once a step
-            losses, logits = self.compute_losses(part, part_labels)
+            logits = self.compute_logits(part)
+            losses = F.cross_entropy(logits, self.targets[part_labels], reduction="none")
             loss = (losses * self.class_weights[part_labels]).sum() * distributed.WORLD_SIZE / photos_in_step
             self.scaler.scale(loss).backward()
             loss_sum += losses.sum().item()
             all_logits.append(logits.detach().cpu())
         return loss_sum, torch.cat(all_logits)
 
-    def compute_losses(self, photos: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the losses (N,) and logits (N, classes) of photos (N, 3, H, W), uint8 or 0.0 to 1.0."""
+    def compute_logits(self, photos: Tensor) -> Tensor:
+        """Return the logits (N, classes) of photos (N, 3, H, W), uint8 or 0.0 to 1.0."""
+        network = self.parallel if self.model.training else self.model
         with autocast(self.device, self.dtype):
-            network = self.parallel if self.model.training else self.model
-            logits = network(normalise(photos).to(memory_format=self.memory_format)).float()
-        return F.cross_entropy(logits, self.targets[labels], reduction="none"), logits
+            return network(normalise(photos).to(memory_format=self.memory_format)).float()
 
     # ------------------------------------------------ validation, and the end of an epoch
 
@@ -440,9 +442,8 @@ class Trainer:
             if self.stop:
                 break
             if len(photos):
-                labels = self.val.labels[indices].to(self.device)
                 read.append(indices)
-                logits.append(self.compute_losses(photos.to(self.device), labels)[1].cpu())
+                logits.append(self.compute_logits(photos.to(self.device)).cpu())
         shares = distributed.gather((torch.cat(read), torch.cat(logits), self.stop))
         read, logits, stops = zip(*shares, strict=True)
         if any(stops):
@@ -467,8 +468,6 @@ class Trainer:
         if is_last and len(labels):
             log.result(self.config, {"best accuracy": progress.best_val_acc, "lowest loss": progress.lowest_loss})
 
-        if is_best and is_first:
-            checkpoints.keep_previous(args.output / BEST)
         # Broken weights are not saved: `go_back` needs those from before.
         if (is_first or is_last or self.writer.is_due()) and logits.isfinite().all():
             self.writer.write(self.checkpoint(), is_best)
@@ -515,7 +514,8 @@ class Trainer:
         """
         if checkpoint["classes"] != self.classes:
             raise UserError(
-                f"the run to resume has other grades than {self.args.data}: use --init-from {quoted(path)} instead."
+                f"the run to resume has other grades than {self.args.data}. A new run can start from its network: "
+                f"--init-from {quoted(path)} in place of --resume."
             )
         with checkpoints.damage_as_user_error(path):
             changes = describe_changes(checkpoint["dataset"], self.dataset)
@@ -536,9 +536,10 @@ class Trainer:
                 print(f"The curves so far are gone with {self.log_dir}. The others go to a new folder.")
             if not self.log_dir.is_dir():
                 self.progress.log_dir = log_dir
-        self.writer.go_on()
-        if distributed.IS_MAIN and path.name == PREVIOUS:
-            checkpoints.bring_back(self.args.output / LAST, self.args.output / BEST)
+        if distributed.IS_MAIN and not self.writer.bring_back(checkpoint, path):
+            print(f"{self.writer.best} is not of this run. It will have the best of the epochs from here on.")
+            self.progress.forget_best()
+        self.progress = distributed.broadcast(self.progress)
         if changes:  # and with them the order of the photos: begin the epoch again
             self.progress.begin_epoch()
 
@@ -604,7 +605,9 @@ class Trainer:
                 f"or --clip-grad-norm 0.5, and look for corrupted photos. {LAST} is from before that."
             )
         tqdm.write(f"The loss has exploded (NaN) at a rate of {rate:.6f}: back to {LAST}, with a tenth of the rate.")
-        last = self.args.output / LAST
+        self.writer.write_held()
+        distributed.broadcast(None)  # the other processes wait for it
+        last = self.writer.last
         self.load(checkpoints.load_checkpoint(last, checkpoints.NEEDED_TO_RESUME, mmap=False), last)
         self.progress.rate_cuts = rate_cuts
 
@@ -672,6 +675,8 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
         return 0
 
     set_stop_handler(None)  # the model is saved
+    if not trainer.progress.best_epoch:
+        raise UserError(f"no epoch is the best, so there is no {best} of this run: give a larger --num-epochs.")
     print(trainer.progress.describe_best())
     report_labels(trainer.label_check, train, classes, args.output / LABELS)
     if test.paths:
@@ -741,12 +746,16 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     if args.resume and (args.init_from or args.pretrained):
         parser.error(f"--init-from and --pretrained do not go with --resume, which has the weights of {LAST}")
     options = config_to_flags(PRESETS[args.preset]) if args.preset else []
+    if args.init_from:  # the same network, unless a flag or the preset says otherwise
+        other = checkpoints.load_checkpoint(args.init_from)
+        build_model(other, args.init_from)  # a damaged one fails here, before its options are used
+        options = config_to_flags({"model": other["model"]} | other["architecture"]) + options
     if args.resume:
         last = args.output / args.resume if args.resume.parent == Path() else args.resume
         if last.name not in (LAST, PREVIOUS):
             parser.error(f"--resume takes {LAST} or {PREVIOUS}, not {last}; --init-from takes any model")
         checkpoint = checkpoints.load_checkpoint(last, checkpoints.NEEDED_TO_RESUME, mmap=False)
-        build_model(checkpoint, last)  # a damaged one fails here, before its options are used
+        build_model(checkpoint, last)
         options += config_to_flags(checkpoint["config"] | checkpoint["architecture"] | {"output": last.parent})
     args = parser.parse_args(options + sys.argv[1:])
     args.resume = last

@@ -109,7 +109,9 @@ def find_folder(data: Path, split: str | None) -> Path:
     is_dataset = any(split_folder(data, name).is_dir() for name in SPLITS)
     folder = split_folder(data, split or "test") if is_dataset or split else data
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}: run python prepare_dataset.py first, or name another folder with --data.")
+        raise UserError(
+            f"no folder {folder.absolute()}: run python prepare_dataset.py first, or name another folder with --data."
+        )
     return folder
 
 
@@ -130,16 +132,18 @@ def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comp
     """Return how another network grades the photos that were evaluated.
 
     Raises:
-        UserError: it knows other grades.
+        UserError: it knows other grades, or a photo cannot be read a second time.
     """
     checkpoint = load_checkpoint(against)
     networks, classes = build_networks({against: checkpoint}, device)
     if classes != evaluation.classes:
         raise UserError(f"{against} has other grades: compare networks of the same grades.")
     photos = Split(evaluation.paths, torch.from_numpy(evaluation.predictions.labels))
-    predictions = evaluate(networks, classes, photos, device).predictions
+    other = evaluate(networks, classes, photos, device)
+    for photo, reason in other.unread.items():
+        raise UserError(f"{printable(photo)} could be read at first, and then not: {reason}. Try again.")
     learned = find_learned(evaluation.paths, [checkpoint])
-    return Comparison(str(against), evaluation.predictions, predictions, int(learned.sum()))
+    return Comparison(str(against), evaluation.predictions, other.predictions, int(learned.sum()))
 
 
 def find_labelled_photos(
@@ -179,7 +183,8 @@ def find_labelled_photos(
         known, options = ", ".join(classes), " or ".join(joined_by(classes))
         advice = f" If these folders are single grades, add --classes {options}." if options and not joined else ""
         raise UserError(
-            f"no photo in {folder}/<grade>/ or {folder}/<grade>/{PHOTO_FOLDER}/ for a grade of {known}.{advice}"
+            f"no photo in {folder}/<grade>/, or in {PHOTO_FOLDER}/, obverse/ or reverse/ there, for a grade of {known}."
+            f"{advice}"
         )
     return Split(coins, torch.tensor([label_of[first_file(coin)] for coin in coins])), alone
 

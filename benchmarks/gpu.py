@@ -131,7 +131,7 @@ def measure_batch_size(data: Path, options: list[object], folder: Path, peak: fl
     if trainer.progress.halvings:  # the trainer ran out of memory and went on with smaller parts
         return None
     memory = f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f}" if device.type == "cuda" else ""
-    share = flop_per_photo(trainer, photos, indices) * step_rate / peak
+    share = flop_per_photo(trainer, photos) * step_rate / peak
     return f"{training_rate:.3g} | {step_rate:.3g} | {share:.0%} | {memory}"
 
 

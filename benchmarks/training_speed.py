@@ -187,7 +187,7 @@ def seconds_of_save() -> float:
 
 def flop_per_photo() -> float:
     """Return the floating-point operations of one photo in our network, forward and backward."""
-    return training_step.flop_per_photo(trainer, photos, indices)
+    return training_step.flop_per_photo(trainer, photos)
 
 
 if __name__ == "__main__":

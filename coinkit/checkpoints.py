@@ -109,18 +109,14 @@ class CheckpointWriter:
     """Writes the checkpoints of a run: its latest state to `last`, and its best epoch to `best`.
 
     While writing would take more than `MAX_SAVING_SHARE` of the time, the best epoch is held in memory. It is written
-    before the next state that is, so `best` is never older than `last` says.
+    before the next state that is, so `best` is never older than `last` says. The two share no content on the disk, so
+    that a user can copy another file over one of them. Files of another run are kept as *.previous.pth.
     """
 
     def __init__(self, last: Path, best: Path):
         self.last, self.best = last, best
-        self.has_begun = False  # whether `last` is of this run
         self.held: dict | None = None
         self.written_at, self.seconds_to_write = time.perf_counter(), 0.0
-
-    def go_on(self) -> None:
-        """Go on from `last`, which was just loaded."""
-        self.has_begun, self.held = True, None
 
     def seconds_since(self) -> float:
         """Return for how many seconds nothing has been written."""
@@ -134,26 +130,43 @@ class CheckpointWriter:
         """Hold a copy of the best epoch in memory, in place of the one before it."""
         self.held = on_cpu(checkpoint, copy=True)
 
-    def write_held(self) -> None:
-        """Write the best epoch, if one is held."""
-        if self.held:
-            save_tensors(self.held, self.best)
-            self.held = None
-
     def write(self, checkpoint: dict, is_best: bool = False) -> None:
-        """Write the latest state, which may be the best epoch."""
+        """Write the latest state, which may be the best epoch; before it the best epoch, if one is held."""
         started = time.perf_counter()
-        if is_best:
-            self.held = checkpoint
-        self.write_held()
-        if not self.has_begun:
-            keep_previous(self.last)
-        if is_best:
-            atomic_link(self.best, self.last)
-        else:
-            save_tensors(checkpoint, self.last)
-        self.has_begun, self.written_at = True, time.perf_counter()
+        best = checkpoint if is_best else self.held
+        for content, path in ((best, self.best), (checkpoint, self.last)):
+            if content:
+                keep_previous(path, checkpoint["progress"]["run"])
+                save_tensors(content, path)
+        self.held, self.written_at = None, time.perf_counter()
         self.seconds_to_write = self.written_at - started
+
+    def bring_back(self, checkpoint: dict, path: Path) -> bool:
+        """Make `last` and `best` those of the run to go on with; return False if its best epoch is lost.
+
+        They may be *.previous.pth, if another run has been in between. The latest state may be the best epoch as well.
+
+        Args:
+            checkpoint: its latest state.
+            path: where that was, `last` or its *.previous.pth.
+        """
+        progress = checkpoint["progress"]
+        run = progress.get("run", "")
+        if path.name != self.last.name:
+            swap_with_previous(self.last)
+        if not progress["best_epoch"]:
+            return True
+        if not is_of_run(self.best, run) and is_of_run(previous_of(self.best), run):
+            swap_with_previous(self.best)
+        if not is_of_run(self.best, run) and progress["best_epoch"] == progress["epochs"] and not progress["seen"]:
+            keep_previous(self.best, run)
+            save_tensors(checkpoint, self.best)
+        return is_of_run(self.best, run)
+
+    def write_held(self) -> None:
+        """Write the best epoch, if one is held, as the latest state, too."""
+        if self.held:
+            self.write(self.held, is_best=True)
 
 
 def save_tensors(content: Any, target: Path) -> None:
@@ -205,7 +218,7 @@ def load_tensors(path: Path, mmap: bool = True) -> Any:
         for opcode, argument, _ in pickletools.genops(archive.read(pickled)):
             if opcode.name == "GLOBAL" and argument not in ALLOWED and not is_storage(argument):
                 raise ValueError(f"it calls {argument}")
-    if mmap:
+    if mmap and os.name != "nt":  # Windows could not replace the file while it is mapped
         with suppress(OSError, RuntimeError, UnicodeError):  # some disks, or names, do not let it; then it is read
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     with path.open("rb") as file:
@@ -287,12 +300,12 @@ def copy_weights(weights: dict[str, Tensor], model: nn.Module, source: Path | st
                 tensor.copy_(weights[name])
 
 
-def keep_previous(checkpoint: Path) -> None:
-    """Keep the checkpoint of an earlier run as *.previous.pth, since a new one is about to take its place.
+def keep_previous(checkpoint: Path, run: str) -> None:
+    """Keep a checkpoint as *.previous.pth if it is of another run than this one, which is about to take its place.
 
     A false start is not kept, so that it does not replace the *.previous.pth before it.
     """
-    if checkpoint.exists() and not is_false_start(read_progress(checkpoint)):
+    if checkpoint.exists() and not is_of_run(checkpoint, run) and not is_false_start(read_progress(checkpoint)):
         atomic_link(checkpoint, previous_of(checkpoint))
         print(f"{checkpoint} of an earlier run is kept as {previous_of(checkpoint)}.", flush=True)
 
@@ -302,16 +315,10 @@ def is_false_start(progress: dict) -> bool:
     return progress.get("epochs") == 0 and progress.get("seconds", 0) < FALSE_START
 
 
-def bring_back(last: Path, best: Path) -> None:
-    """Swap the last checkpoints of this run and the previous one, and the best ones if they were swapped before."""
-    swap_with_previous(last)
-    if not is_of_run(best, last) and is_of_run(previous_of(best), last):
-        swap_with_previous(best)
-
-
-def is_of_run(best: Path, last: Path) -> bool:
-    """Return whether the best checkpoint is of the same run as the last one."""
-    return read_progress(best).get("run") == read_progress(last).get("run")
+def is_of_run(checkpoint: Path, run: str) -> bool:
+    """Return whether there is a checkpoint, and it is of this run."""
+    progress = read_progress(checkpoint)
+    return bool(progress) and progress.get("run", "") == run
 
 
 def swap_with_previous(checkpoint: Path) -> None:

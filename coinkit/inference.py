@@ -19,7 +19,7 @@ from coinkit.coin_finder import is_cut_out
 from coinkit.dataset import normalise, to_tensor
 from coinkit.devices import autocast, choose_dtype, choose_memory_format
 from coinkit.faces import Faces, open_coin
-from coinkit.photos import MAX_PIXELS, PhotoError, prefetch
+from coinkit.photos import MAX_PIXELS, ONE_FACE, PhotoError, prefetch
 
 BATCH_SIZE = 8  # photos at once
 
@@ -110,7 +110,8 @@ def grade_photos(
         tta: average over `TTA_VIEWS` too.
         device: where the networks are.
     """
-    read = partial(read_photo, sizes={network.size for network in networks}, cut_out=networks[0].cut_out)
+    sizes, cut_out = {network.size for network in networks}, {network.cut_out for network in networks}
+    read = partial(read_photo, sizes=sizes, cut_out=cut_out)
     with ThreadPoolExecutor(usable_cores()) as pool:
         photos = zip(paths, prefetch(pool, read, paths, ahead=2 * BATCH_SIZE), strict=True)
         while batch := list(islice(photos, BATCH_SIZE)):
@@ -120,13 +121,13 @@ def grade_photos(
                 yield path, (next(probabilities), photo.notes) if isinstance(photo, LoadedPhoto) else photo
 
 
-def read_photo(path: Path | Faces, sizes: set[tuple[int, int]], cut_out: bool | None) -> LoadedPhoto | PhotoError:
+def read_photo(path: Path | Faces, sizes: set[tuple[int, int]], cut_out: set[bool | None]) -> LoadedPhoto | PhotoError:
     """Return a photo at these sizes (width, height), with notes on it; or the error, if it cannot be read.
 
     Args:
         path: of the photo, or the faces to cut out.
         sizes: in pixels.
-        cut_out: as `Network` has it.
+        cut_out: of the networks.
     """
     try:
         opened = {size: open_coin(path, *size) for size in sizes}
@@ -136,9 +137,9 @@ def read_photo(path: Path | Faces, sizes: set[tuple[int, int]], cut_out: bool | 
     notes, (width, height) = coin.notes, coin.original_size
     if any(width < wanted_width and height < wanted_height for wanted_width, wanted_height in sizes):
         notes.append("small")
-    if cut_out and not is_cut_out(coin.photo):
+    if True in cut_out and ONE_FACE not in notes and not is_cut_out(coin.photo):
         notes.append(NOT_CUT_OUT)
-    if cut_out is False and isinstance(path, Faces):
+    if False in cut_out and isinstance(path, Faces):
         notes.append(CUT_OUT)
     return LoadedPhoto({size: to_tensor(coin.photo) for size, coin in opened.items()}, notes)
 

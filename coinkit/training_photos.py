@@ -53,22 +53,31 @@ def merge_digests(digests: Tensor, checkpoint: dict) -> Tensor:
 
 
 def find_learned(paths: Sequence[Path | Faces], checkpoints: Iterable[dict]) -> np.ndarray:
-    """Return whether one of the networks of these checkpoints was trained on a photo, (N,), bool."""
+    """Return whether one of the networks of these checkpoints was trained on a photo or on its source, (N,), bool."""
     digests = torch.empty(0, dtype=torch.long)
     for checkpoint in checkpoints:
         digests = merge_digests(digests, checkpoint)
     known = set(digests.tolist())
     if not known:  # then the files need not be read
         return np.zeros(len(paths), dtype=bool)
-    return np.array([digest in known for digest in file_digests(list(map(first_file, paths)))], dtype=bool)
+    rows = dataset_rows(paths)
+    sources = [int64(rows[path].digest) if path in rows and rows[path].digest else None for path in paths]
+    files = file_digests(list(map(first_file, paths)))
+    return np.array([not known.isdisjoint(digests) for digests in zip(files, sources, strict=True)], dtype=bool)
 
 
 def find_sources(paths: Sequence[Path | Faces]) -> dict[Path, Path]:
     """Return the source of each photo of a dataset, <dataset>/<split>/<grade>/<name>, if it is still there."""
+    sources = {path: Path(photo.source) for path, photo in dataset_rows(paths).items()}
+    return {path: source for path, source in sources.items() if source.is_file()}
+
+
+def dataset_rows(paths: Sequence[Path | Faces]) -> dict[Path, Photo]:
+    """Return the manifest's row of each photo of a dataset, <dataset>/<split>/<grade>/<name>, that has one."""
     wanted = {path for path in paths if isinstance(path, Path)}
     datasets = {path.parents[2] for path in wanted if len(path.parents) > 2}
-    rows = ((folder / photo.output, Path(photo.source)) for folder in datasets for photo in manifest_rows(folder))
-    return {prepared: source for prepared, source in rows if prepared in wanted and source.is_file()}
+    rows = ((folder / photo.output, photo) for folder in datasets for photo in manifest_rows(folder))
+    return {path: photo for path, photo in rows if path in wanted}
 
 
 def manifest_rows(dataset: Path) -> list[Photo]:

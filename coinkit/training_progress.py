@@ -63,6 +63,10 @@ class Progress:
         """Return how many steps an epoch has, once one has been trained."""
         return max(1, self.steps // self.epochs)
 
+    def forget_best(self) -> None:
+        """Let the next epoch be the best so far."""
+        self.best_epoch, self.lowest_epoch, self.lowest_loss = 0, self.epochs, math.inf
+
     def begin_epoch(self) -> None:
         """Set what the current epoch has done to 0."""
         self.seen, self.learned_from, self.correct = 0, 0, 0

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import torch
 
+from coinkit.checkpoints import load_checkpoint
 from coinkit.cli import told_if_it_fails
 from coinkit.dataset import Split, split_folder
-from coinkit.inference import load_networks
+from coinkit.inference import build_networks
 from coinkit.label_errors import LabelCheck, write_label_table
 from coinkit.metrics import describe_calibration, summarise
 from coinkit.report import evaluate, write_report
 from coinkit.review import ShownCoin
 from coinkit.summary import Training, summarise_in_words
+from coinkit.training_photos import find_learned
 from coinkit.training_progress import Progress
 
 
@@ -42,8 +44,10 @@ def report_training(
         device: to grade on.
         folder: of the report.
     """
-    (network,), classes = load_networks([best], device)
+    checkpoint = load_checkpoint(best)
+    (network,), classes = build_networks({best: checkpoint}, device)
     evaluation = evaluate([network], classes, test, device)
+    evaluation.learned = find_learned(evaluation.paths, [checkpoint])
     print(f"\nTest, with the best weights (epoch {progress.best_epoch}): {summarise(evaluation.predictions)}")
     print(describe_calibration(evaluation.predictions, network.temperature, fitted=bool(progress.history)))
     training = Training(progress.history, progress.epochs, progress.steps_in_epoch())

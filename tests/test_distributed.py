@@ -22,12 +22,12 @@ def torchrun(cwd, *options, second_process="pass"):
 import os, signal, torch
 import coin_classifier_custom as coin
 
-losses = coin.Trainer.compute_losses
-def changed(self, *batch):
+logits = coin.Trainer.compute_logits
+def changed(self, photos):
     if os.environ["RANK"] == "1" and self.progress.steps == 8:
         {second_process}
-    return losses(self, *batch)
-coin.Trainer.compute_losses = changed
+    return logits(self, photos)
+coin.Trainer.compute_logits = changed
 coin.run(coin.main)
 """)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", script, *SMALL, *options]

@@ -13,19 +13,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, add_photo, assert_fails, make_dataset, run_script, train
+from PIL import Image
 
 from coin_classifier_custom import BEST
 from coinkit import report
 from coinkit.cli import UserError
 from coinkit.comparison import Comparison, estimate_difference
-from coinkit.dataset import find_split
+from coinkit.dataset import Split, find_split
 from coinkit.files import atomic_folder, exclusive_lock
 from coinkit.inference import load_networks
 from coinkit.metrics import METRICS, Predictions
 from coinkit.report import FILES, Evaluation, check_report, coins_to_check, describe_coins
 from coinkit.summary import Training, describe_training, summarise_in_words
 from coinkit.training_photos import file_digest
-from evaluate import find_folder, find_labelled_photos
+from evaluate import compare, find_folder, find_labelled_photos
 
 CLASSES = ["g06", "vf30", "ms65"]
 
@@ -266,16 +267,20 @@ def test_a_training_is_told_in_words():
         return describe_training(evaluation, Training(history, num_epochs, steps_in_epoch))
 
     falling, flat = np.linspace(2, 1, 30), np.full(30, 1.0)
-    assert "still getting better at the end: first train longer (--num-epochs 60)" in said(0.6, 0.6, falling, 30)
+    assert "still getting better at the end: first train anew, for longer (--num-epochs 60)" in said(
+        0.6, 0.6, falling, 30
+    )
     assert said(0.99, 0.6, falling, 30) == said(0.6, 0.6, falling[:29], 30) == said(0.6, 0.6, falling, 30)
     assert said(0.6, 0.6, flat, 30) == said(0.6, 0.6, falling, 90) == ""
     assert "right on 99% of its training photos" in said(0.99, 0.6, flat, 30) and not said(0.8, 0.5, flat, 30)
     assert said(0.6, 0.6, flat[:5], 5) == said(0.6, 0.6, [], 5) == said(0.6, 0.6, flat[:1], 5)
-    assert "for only 500 steps: first train longer (--num-epochs 60)" in said(0.6, 0.6, flat[:5], 5)
-    assert "for only 1250 steps: first train longer (--num-epochs 240)" in said(0.6, 0.6, np.full(50, 1.0), 50, 25)
+    assert "for only 500 steps: first train anew, for longer (--num-epochs 60)" in said(0.6, 0.6, flat[:5], 5)
+    assert "for only 1250 steps: first train anew, for longer (--num-epochs 240)" in said(
+        0.6, 0.6, np.full(50, 1.0), 50, 25
+    )
 
     words = summarise_in_words(evaluation, Training([[0.63, 0.46, 1.0]] * 12, 12, 100))
-    assert "first train longer (--num-epochs 60)" in words[2] and "more photos" in words[3]
+    assert "first train anew, for longer (--num-epochs 60)" in words[2] and "more photos" in words[3]
 
 
 def test_photos_of_the_training_are_known_wherever_they_lie(tmp_path):
@@ -314,6 +319,14 @@ def test_photos_of_the_training_are_known_wherever_they_lie(tmp_path):
     digests = torch.load(tmp_path / "next" / BEST, weights_only=True)["training_photos"].tolist()
     assert {file_digest(path) for path in [*learned, *(other / "train").glob("*/*.jpg")]} <= {*digests}
 
+    # Prepared anew in another size, and split anew: the sources tell.
+    options = ("--size", 64, 32, "--reshuffle", "--seed", 3)
+    assert run_script("prepare_dataset.py", *options, cwd=tmp_path).returncode == 0
+    told = evaluate(tmp_path).stdout
+    assert re.search(r"\d of these \d photos were in its training|All \d photos were in its training", told)
+    result = train(tmp_path, "--num-epochs", 1, "--init-from", BEST, "--output", "next")
+    assert "in its training" in result.stdout  # the report at the end of the training knows it, too
+
 
 def test_two_networks_are_compared_on_the_same_photos(trained, tmp_path):
     checkpoint = torch.load(trained / BEST, weights_only=True)
@@ -335,6 +348,36 @@ def test_two_networks_are_compared_on_the_same_photos(trained, tmp_path):
 
     torch.save(checkpoint | {"classes": ["g04", "vf30", "ms65"]}, tmp_path / "other.pth")
     assert_fails(evaluate(trained, "--against", tmp_path / "other.pth"), "other.pth", "other grades")
+
+
+def test_a_photo_that_cannot_be_read_again_is_named(trained, tmp_path, monkeypatch):
+    (tmp_path / "ms65").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(trained / "coin_dataset/test/ms65/0.jpg", tmp_path / "ms65" / name)
+    (network,), classes = load_networks([trained / BEST], torch.device("cpu"))
+    photos = Split(sorted((tmp_path / "ms65").iterdir()), torch.full((2,), classes.index("ms65")))
+    evaluation = report.evaluate([network], classes, photos, torch.device("cpu"))
+    photos.paths[1].write_bytes(b"gone")
+    with pytest.raises(UserError, match=r"b\.jpg could be read at first"):
+        compare(trained / BEST, evaluation, torch.device("cpu"))
+
+
+def test_photos_of_one_face_are_told(trained, tmp_path):
+    (tmp_path / "ms65").mkdir()
+    Image.new("RGB", (300, 400), "grey").save(tmp_path / "ms65" / "front.jpg")
+    result = evaluate(trained, "--data", tmp_path, "--output", tmp_path / "report")
+    assert "1 of 1 photos look like one face" in result.stderr and "not cut out" not in result.stderr
+
+
+def test_what_was_put_into_the_report_meanwhile_is_not_lost(trained, tmp_path):
+    (network,), classes = load_networks([trained / BEST], torch.device("cpu"))
+    test = find_split(trained / "coin_dataset/test", classes)
+    evaluation = report.evaluate([network], classes, test, torch.device("cpu"))
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes\.txt"):
+        report.write_report(evaluation, network.model, torch.device("cpu"), [], {}, tmp_path / "report")
+    assert (tmp_path / "report/notes.txt").read_text() == "mine"
 
 
 def test_a_difference_has_a_paired_interval():

@@ -278,6 +278,15 @@ def test_unsure_is_said_where_validation_says_so(trained, tmp_path):
     assert_fails(predict(trained, photo, "--checkpoint", tmp_path / "wrong.pth"), "wrong.pth")
 
 
+def test_photos_that_are_not_cut_out_are_told_whichever_network_comes_first(trained):
+    photo = trained / "coin_dataset/test/g06/0.jpg"
+    (network,), _ = command.load_networks([trained / BEST], torch.device("cpu"))
+    for answers in ((True, False), (False, True)):
+        networks = [network._replace(cut_out=cut_out) for cut_out in answers]
+        ((_, (_, notes)),) = command.grade_photos(networks, [photo], False, torch.device("cpu"))
+        assert any("not cut out" in note for note in notes)
+
+
 def test_grades_are_summed_to_bands(trained, tmp_path):
     classes = ["g04", "g06", "vf20", "vf30", "ms65"]
     checkpoint = save_network(tmp_path / "model.pth", classes)

@@ -251,6 +251,28 @@ def test_without_validation_photos_the_last_epoch_is_kept(tmp_path):
     assert "best accuracy" not in EventAccumulator(str(run / "val")).Reload().Tags()["scalars"]
 
 
+def test_best_weights_that_are_gone_are_found_again_or_missed(dataset, tmp_path):
+    train(tmp_path, "--num-epochs", 1)
+    best = load(tmp_path, BEST)
+    torch.save(best | {"progress": best["progress"] | {"run": "another"}}, tmp_path / BEST)
+    assert train(tmp_path, "--resume").returncode == 0  # the last epoch is the best
+    assert load(tmp_path, BEST)["progress"] == best["progress"]
+    assert load(tmp_path, "coin_classifier_custom_best.previous.pth")["progress"]["run"] == "another"
+
+    last = load(tmp_path)
+    torch.save(last | {"progress": last["progress"] | {"epochs": 2}}, tmp_path / LAST)
+    (tmp_path / BEST).unlink()
+    assert_fails(train(tmp_path, "--resume", "--num-epochs", 2), "no coin_classifier_custom_best.pth of this run")
+    result = train(tmp_path, "--resume", "--num-epochs", 3)
+    assert "best of the epochs from here on" in result.stdout and load(tmp_path, BEST)["progress"]["best_epoch"] == 3
+
+
+def test_another_file_copied_over_the_best_leaves_the_last_as_it_is(dataset, tmp_path):
+    train(tmp_path, "--num-epochs", 1)
+    (tmp_path / BEST).write_bytes(b"another")
+    assert load(tmp_path)["progress"]["epochs"] == 1
+
+
 def test_a_run_that_has_trained_for_long_is_no_false_start():
     runs = ({"epochs": 0, "seconds": 20.0}, {"epochs": 0, "seconds": 4000.0}, {"epochs": 1, "seconds": 0.0}, {})
     assert [is_false_start(progress) for progress in runs] == [True, False, False, False]
@@ -341,6 +363,11 @@ def test_it_starts_from_another_model_though_its_grades_differ(trained, tmp_path
     assert torch.allclose(taken["fc1.weight"], given["fc1.weight"], atol=1e-6)
     assert taken["fc3.weight"].shape == (2, 16) and given["fc3.weight"].shape == (3, 16)
     assert_fails(train(tmp_path, *options, "--fc-features", 8, 8), "another architecture", "fc1.weight")
+
+    # Without flags for the network, it is the same as that of the other model.
+    result = run_script("coin_classifier_custom.py", *options, "--device", "cpu", "--output", "same", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert load(tmp_path / "same")["architecture"] == load(trained)["architecture"]
 
 
 def test_resume_goes_on_with_a_changed_dataset_when_told_to(dataset, tmp_path):
@@ -546,15 +573,15 @@ def test_out_of_memory_takes_fewer_photos_at_once_with_the_same_result(tmp_path)
 
 
 GROWING = """
-augment, losses = coin.augment, coin.Trainer.compute_losses
+augment, logits = coin.augment, coin.Trainer.compute_logits
 def told_augment(photos, strength):
     print("strength", strength)
     return augment(photos, strength)
-def told_losses(self, photos, labels):
+def told_logits(self, photos):
     if self.model.training:
         print("dropout", self.model.dropout1.p, self.model.dropout2.p)
-    return losses(self, photos, labels)
-coin.augment, coin.Trainer.compute_losses = told_augment, told_losses
+    return logits(self, photos)
+coin.augment, coin.Trainer.compute_logits = told_augment, told_logits
 coin.share_learned = lambda *_: 0.3
 """
 
@@ -599,13 +626,13 @@ def test_a_best_epoch_that_waits_in_memory_is_written_as_it_was(tmp_path, stop):
 
 
 EXPLODING = """
-losses = coin.Trainer.compute_losses
-def exploding(self, photos, labels):
+compute_logits = coin.Trainer.compute_logits
+def exploding(self, photos):
     global step
     step += self.model.training
-    values, logits = losses(self, photos, labels)
-    return values * (float("nan") if step in {steps} and self.model.training else 1), logits
-coin.Trainer.compute_losses = exploding
+    logits = compute_logits(self, photos)
+    return logits * (float("nan") if step in {steps} and self.model.training else 1)
+coin.Trainer.compute_logits = exploding
 """
 
 
@@ -624,13 +651,13 @@ def test_a_step_without_a_finite_loss_changes_nothing(tmp_path, precision):
 def test_an_exploding_run_goes_back_and_slows_down_then_gives_up(tmp_path, precision):
     make_dataset(tmp_path / "coin_dataset")
     options = ["--num-epochs", 3, "--precision", precision]
-    result = train_with(tmp_path, SAVE_ALL + EXPLODING.format(steps="range(9, 14)"), *options)
+    result = train_with(tmp_path, HOLD_BEST + EXPLODING.format(steps="range(9, 14)"), *options)
     assert result.returncode == 0, result.stderr
     assert "a tenth of the rate" in result.stdout + result.stderr
     progress = load(tmp_path)["progress"]
     assert (progress["epochs"], progress["steps"], progress["rate_cuts"]) == (3, 18, 1)
     assert [epoch for epoch, _ in curves(tmp_path)["train", "loss"]] == [1, 2, 3]
 
-    result = train_with(tmp_path, SAVE_ALL + EXPLODING.format(steps="range(9, 1000)"), *options)
+    result = train_with(tmp_path, HOLD_BEST + EXPLODING.format(steps="range(9, 1000)"), *options)
     assert_fails(result, "exploded 3 times", "--learning-rate 0.0005")
     assert load(tmp_path)["progress"]["epochs"] == load(tmp_path, BEST)["progress"]["epochs"] == 2
