@@ -658,7 +658,8 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     elif unfinished := checkpoints.describe_unfinished(last):
         print(unfinished)
     print(f"Watch it: tensorboard --logdir={quoted(trainer.log_dir.parent)}\n", flush=True)
-    to_predict = f"python predict.py{'' if best == Path(BEST) else f' --checkpoint {quoted(best)}'} photo.jpg"
+    photo = "--faces obverse.jpg reverse.jpg" if any(row.reverse for row in training_rows(args.data)) else "photo.jpg"
+    to_predict = f"python predict.py{'' if best == Path(BEST) else f' --checkpoint {quoted(best)}'} {photo}"
     # A checkpoint has the weights and two averages of each, in 4 bytes. BEST, LAST and the next one exist at once.
     copies = 2 if args.resume else 3
     try:

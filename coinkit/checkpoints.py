@@ -116,6 +116,7 @@ class CheckpointWriter:
     def __init__(self, last: Path, best: Path):
         self.last, self.best = last, best
         self.held: dict | None = None
+        self.replaced: set[Path] = set()  # what this process has written, so that it is of this run
         self.written_at, self.seconds_to_write = time.perf_counter(), 0.0
 
     def seconds_since(self) -> float:
@@ -136,8 +137,10 @@ class CheckpointWriter:
         best = checkpoint if is_best else self.held
         for content, path in ((best, self.best), (checkpoint, self.last)):
             if content:
-                keep_previous(path, checkpoint["progress"]["run"])
+                if path not in self.replaced:
+                    keep_previous(path, checkpoint["progress"]["run"])
                 save_tensors(content, path)
+                self.replaced.add(path)
         self.held, self.written_at = None, time.perf_counter()
         self.seconds_to_write = self.written_at - started
 

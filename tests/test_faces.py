@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, assert_fails, draw_photo, run_script
+from conftest import ROOT, assert_fails, draw_photo, run_script, train
 from PIL import Image
 from test_coin_finder import draw_coin
 
@@ -362,6 +362,7 @@ def test_the_page_on_onnx_joins_two_photos_word_for_word_without_torch(tmp_path)
 
 def test_a_pair_gets_the_grade_of_its_prepared_photo(trained, pairs):
     rows = prepare(pairs.parent)
+    assert "predict.py --faces obverse.jpg reverse.jpg" in train(pairs.parent, "--num-epochs", 1).stdout
     checkpoint = pairs.parent / "model.pth"
     torch.save(
         torch.load(trained / "coin_classifier_custom_best.pth", weights_only=True) | {"cut_out": False}, checkpoint
