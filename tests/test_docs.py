@@ -8,7 +8,7 @@ from conftest import ROOT, run_script
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = [script.name for script in ROOT.glob("*.py")]
 SCRIPTS += ["benchmarks/accuracy.py", "benchmarks/predict_speed.py", "benchmarks/training_speed.py"]
-FLAGS_OF_OTHERS = {"--logdir", "--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint"}  # and --help
+FLAGS_OF_OTHERS = {"--version", "--logdir", "--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint"}
 
 
 def find_all(pattern: str) -> list[tuple]:
