@@ -113,9 +113,9 @@ def likeliest_band(probabilities: np.ndarray, classes: list[str]) -> tuple[str, 
 
     None if each class is a band of its own.
     """
-    if not has_bands(classes):
-        return None
     bands, in_band = bands_of(classes)
+    if len(bands) == len(classes):
+        return None
     shares = probabilities @ in_band
     return bands[shares.argmax()], round(float(shares.max()), 6)
 
