@@ -251,8 +251,8 @@ class Trainer:
         self.train, self.val = train, val
         self.dataset = {"train": fingerprint(train, classes), "val": fingerprint(val, classes)}
         digests = file_digests(train.paths)
-        rows = training_rows(args.data)
-        self.training_photos, self.cut_out = training_digests(digests, rows), were_cut_out(rows)
+        self.rows = training_rows(args.data)
+        self.training_photos, self.cut_out = training_digests(digests, self.rows), were_cut_out(self.rows)
         self.dtype = choose_dtype(args.precision, device)
         self.memory_format = choose_memory_format(self.dtype)
         self.architecture = {name: getattr(args, name) for name in architecture_options(args.model)}
@@ -658,7 +658,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     elif unfinished := checkpoints.describe_unfinished(last):
         print(unfinished)
     print(f"Watch it: tensorboard --logdir={quoted(trainer.log_dir.parent)}\n", flush=True)
-    photo = "--faces obverse.jpg reverse.jpg" if any(row.reverse for row in training_rows(args.data)) else "photo.jpg"
+    photo = "--faces obverse.jpg reverse.jpg" if any(row.reverse for row in trainer.rows) else "photo.jpg"
     to_predict = f"python predict.py{'' if best == Path(BEST) else f' --checkpoint {quoted(best)}'} {photo}"
     # A checkpoint has the weights and two averages of each, in 4 bytes. BEST, LAST and the next one exist at once.
     copies = 2 if args.resume else 3
