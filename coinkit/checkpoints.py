@@ -134,14 +134,14 @@ class CheckpointWriter:
     def write(self, checkpoint: dict, is_best: bool = False) -> None:
         """Write the latest state, which may be the best epoch; before it the best epoch, if one is held."""
         started = time.perf_counter()
-        best = checkpoint if is_best else self.held
+        best, self.held = checkpoint if is_best else self.held, None  # an older best epoch is of no use any more
         for content, path in ((best, self.best), (checkpoint, self.last)):
             if content:
                 if path not in self.replaced:
                     keep_previous(path, checkpoint["progress"]["run"])
                 save_tensors(content, path)
                 self.replaced.add(path)
-        self.held, self.written_at = None, time.perf_counter()
+        self.written_at = time.perf_counter()
         self.seconds_to_write = self.written_at - started
 
     def bring_back(self, checkpoint: dict, path: Path) -> bool:
