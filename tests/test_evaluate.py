@@ -350,7 +350,7 @@ def test_two_networks_are_compared_on_the_same_photos(trained, tmp_path):
     assert_fails(evaluate(trained, "--against", tmp_path / "other.pth"), "other.pth", "other grades")
 
 
-def test_a_photo_that_cannot_be_read_again_is_named(trained, tmp_path, monkeypatch):
+def test_a_photo_that_cannot_be_read_again_is_named(trained, tmp_path):
     (tmp_path / "ms65").mkdir()
     for name in ("a.jpg", "b.jpg"):
         shutil.copy(trained / "coin_dataset/test/ms65/0.jpg", tmp_path / "ms65" / name)
