@@ -136,6 +136,10 @@ GUIDE_AUGMENTATION = [(augment, name, limit) for name, limit in GUIDE_LIMITS.ite
 GUIDE_CHANGES = [PLAIN_CONVOLUTIONS, NO_GROUP_NORM, DEFAULT_BIASES, NO_GREY, NO_GROWTH, *GUIDE_AUGMENTATION]
 
 FROM_PHOTOS = "ours, from {} photos of each class"
+IN_AS_MANY_STEPS = {
+    count: FROM_PHOTOS.format(count) + (f", {EPOCHS_OF_160[count]} epochs" if count in EPOCHS_OF_160 else "")
+    for count in PHOTO_COUNTS
+}
 FIXED_GUIDE = "guide, with He initialisation and a learning rate for each layer"
 
 
@@ -177,7 +181,7 @@ TRIALS = {
     "ours, residual": Row("--residual"),
     **{FROM_PHOTOS.format(count): Row(changes=[FEW_PHOTOS[count]]) for count in PHOTO_COUNTS},
     **{
-        f"{FROM_PHOTOS.format(count)}, {epochs} epochs": Row(f"--num-epochs {epochs}", [FEW_PHOTOS[count]])
+        IN_AS_MANY_STEPS[count]: Row(f"--num-epochs {epochs}", [FEW_PHOTOS[count]])
         for count, epochs in EPOCHS_OF_160.items()
     },
 }
@@ -367,12 +371,12 @@ def print_tables(results: list[dict]) -> None:
 
 
 def plot_accuracy_by_photos(results: list[dict], scale: str, target: Path) -> None:
-    """Draw the accuracy with 5 classes of the set "us" against the photos of each class, with its spread over seeds."""
+    """Draw accuracy by the number of photos of each class of us-5, trained in as many steps."""
     figure = Figure((6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     by_count = {
-        count: [result for result in results if key(result)[:3] == (scale, FROM_PHOTOS.format(count), "us-5")]
-        for count in PHOTO_COUNTS
+        count: [result for result in results if key(result)[:3] == (scale, row, "us-5")]
+        for count, row in IN_AS_MANY_STEPS.items()
     }
     counts = [count for count, found in by_count.items() if len(found) > 1]
     for column in ("accuracy", "accuracy_within_1"):
