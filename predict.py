@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from coin_classifier_custom import BEST  # the module also adds its network to BACKBONES
-from coinkit.classes import describe_classes, has_bands, likeliest_band
+from coinkit.classes import JOINED, describe_classes, has_bands, join_grade, likeliest_band
 from coinkit.cli import ArgumentParser, UserError, discard_output, home_path, printable, run
 from coinkit.dataset import normalise, to_tensor
 from coinkit.devices import find_device
@@ -217,6 +217,8 @@ def make_prediction(
         notes.append("unsure")
     if band and band[1] < min_band_confidence:
         notes.append("unsure of the band")
+    if band and join_grade(top[0][0], JOINED["bands"]) != band[0]:
+        notes.append("another band is likelier than that of the grade")
     return Prediction(path, top, band, ", ".join(notes))
 
 

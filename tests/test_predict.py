@@ -317,6 +317,14 @@ def test_grades_are_summed_to_bands(trained, tmp_path):
     assert not has_bands(["g06", "vf30", "ms65"])
 
 
+def test_a_grade_outside_the_likeliest_band_is_noted():
+    for shares, disagree in {(0.4, 0.3, 0.3): True, (0.4, 0.5, 0.1): False, (0.6, 0.2, 0.2): False}.items():
+        answer = command.make_prediction(
+            Path("photo.jpg"), torch.tensor(shares), [], ["g06", "vf20", "vf30"], 3, 0.0, 0.0
+        )
+        assert answer.note == ("another band is likelier than that of the grade" if disagree else "")
+
+
 def test_a_terminal_shows_a_bar_that_the_output_is_free_of(trained):
     termios = pytest.importorskip("termios", reason="there are no pseudo-terminals here")
     ours, theirs = os.openpty()
