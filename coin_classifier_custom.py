@@ -6,8 +6,8 @@
     torchrun --nproc_per_node=2 coin_classifier_custom.py     on 2 GPUs
     tensorboard --logdir=runs                                 see how it goes
 
-A run that was stopped and resumed ends with the same network as one that was not: the random numbers of each step
-follow from the seed and the number of the step.
+On a CPU, a run that was stopped and resumed ends with the same network as one that was not: the random numbers of each
+step follow from the seed and the number of the step.
 """
 
 if __name__ == "__main__":
@@ -96,7 +96,7 @@ CLIP_GRAD_NORM = 1.0  # a gradient with a larger norm is scaled down to this nor
 LABEL_SPREAD = 0.7  # how far a label spreads to its neighbours, as a standard deviation in grades; 0: not at all
 AUGMENT = 1.0  # strength of augmentation; it grows from 0 to this while the network learns
 PATIENCE = 0  # stop when the validation loss has not fallen for this many epochs; 0 never stops early
-SEED = 0  # of the random numbers: the same seed gives the same network on the same machine
+SEED = 0  # of the random numbers: on the same CPU, the same seed gives the same network
 CACHE_GB = 2.0  # gigabytes of memory for decoded photos; photos beyond that are decoded again in each epoch
 RUNS = Path("runs")  # folder for TensorBoard
 
@@ -176,7 +176,7 @@ class CoinClassifier(nn.Module):
                     nn.GroupNorm(groups, out_channels),
                     ACTIVATIONS[activation](),
                 ]
-            self.last_activation = layers[-1]  # each block replaces it, so the last block's stays: for heatmaps
+            self.explained = layers[-1]  # by heatmaps; each block replaces it, so the last block's stays
             block = nn.Sequential(*layers, nn.MaxPool2d(2, 2))
             return Residual(block, in_channels, out_channels) if residual else block
 
@@ -191,6 +191,7 @@ class CoinClassifier(nn.Module):
         width = min(image_width >> len(channels), MAX_FEATURE_MAP[0])
         height = min(image_height >> len(channels), MAX_FEATURE_MAP[1])
         self.pool = nn.AdaptiveAvgPool2d((height, width))
+        self.explained = self.pool if residual else self.explained  # the last activation lacks the skip connection
         self.fc1 = nn.Linear(channels[-1] * height * width, fc_features[0])
         self.dropout1 = nn.Dropout(dropout)
         self.fc2 = nn.Linear(fc_features[0], fc_features[1])
@@ -221,7 +222,7 @@ class CoinClassifier(nn.Module):
 
 
 # Heatmaps explain what goes into the last pooling, which has twice the resolution of what comes out.
-BACKBONES["custom"] = Backbone(CoinClassifier, head="fc3", heatmap_layer="last_activation")
+BACKBONES["custom"] = Backbone(CoinClassifier, head="fc3", heatmap_layer="explained")
 
 
 # ---------------------------------------------------------------- training
@@ -246,13 +247,12 @@ class Trainer:
     """One training run: the network, its optimiser, the photos, and how far the run has come."""
 
     def __init__(self, args: argparse.Namespace, classes: list[str], train: Split, val: Split, device: torch.device):
-        self.args, self.classes, self.device = args, classes, device
+        self.args, self.classes, self.train, self.val, self.device = args, classes, train, val, device
         self.config = config_from_args(args, NOT_IN_CONFIG)
-        self.train, self.val = train, val
         self.dataset = {"train": fingerprint(train, classes), "val": fingerprint(val, classes)}
-        digests = file_digests(train.paths)
-        self.rows = training_rows(args.data)
-        self.training_photos, self.cut_out = training_digests(digests, self.rows), were_cut_out(self.rows)
+        digests, rows = file_digests(train.paths), training_rows(args.data)
+        self.training_photos, self.cut_out = training_digests(digests, rows), were_cut_out(rows)
+        self.has_pairs = any(row.reverse for row in rows)  # coins with a photo of each face
         self.dtype = choose_dtype(args.precision, device)
         self.memory_format = choose_memory_format(self.dtype)
         self.architecture = {name: getattr(args, name) for name in architecture_options(args.model)}
@@ -340,9 +340,8 @@ class Trainer:
                 bar.update(photos_in_step)
                 bar.set_postfix_str(progress.describe(count, args.num_epochs))
                 if progress.epochs == 0 and earlier < TIMED_SECONDS <= progress.seconds:
-                    left = progress.seconds_left(count, args.num_epochs)
-                    tqdm.write(f"This will take about {format_duration(left)}.")
-                if self.writer.seconds_since() > SAVE_EVERY and not progress.bad_steps:
+                    tqdm.write(f"This takes about {format_duration(progress.seconds_left(count, args.num_epochs))}.")
+                if self.writer.seconds_since() > SAVE_EVERY and self.writer.is_due() and not progress.bad_steps:
                     self.save()
                 if stop:
                     raise Stopped
@@ -367,8 +366,7 @@ class Trainer:
 
         labels = self.train.labels[indices].to(self.device)
         result = self.backward_within_memory(photos.to(self.device), labels, photos_in_step, growth * args.augment)
-        shares = distributed.gather((*result, indices, self.stop))
-        loss_sums, logits, indices, stops = zip(*shares, strict=True)
+        loss_sums, logits, indices, stops = zip(*distributed.gather((*result, indices, self.stop)), strict=True)
         loss_sum, logits, indices = sum(loss_sums), torch.cat(logits), torch.cat(indices)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), args.clip_grad_norm or math.inf).item()
@@ -444,8 +442,7 @@ class Trainer:
             if len(photos):
                 read.append(indices)
                 logits.append(self.compute_logits(photos.to(self.device)).cpu())
-        shares = distributed.gather((torch.cat(read), torch.cat(logits), self.stop))
-        read, logits, stops = zip(*shares, strict=True)
+        read, logits, stops = zip(*distributed.gather((torch.cat(read), torch.cat(logits), self.stop)), strict=True)
         if any(stops):
             raise Stopped
         order = torch.cat(read).argsort()
@@ -542,6 +539,8 @@ class Trainer:
         self.progress = distributed.broadcast(self.progress)
         if changes:  # and with them the order of the photos: begin the epoch again
             self.progress.begin_epoch()
+        if checkpoint["dataset"]["val"] != self.dataset["val"]:
+            self.progress.forget_losses()
 
     def load_initial_weights(self) -> None:
         """Start from the weights of --init-from or --pretrained, but not of the last layer if the grades differ.
@@ -658,7 +657,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     elif unfinished := checkpoints.describe_unfinished(last):
         print(unfinished)
     print(f"Watch it: tensorboard --logdir={quoted(trainer.log_dir.parent)}\n", flush=True)
-    photo = "--faces obverse.jpg reverse.jpg" if any(row.reverse for row in trainer.rows) else "photo.jpg"
+    photo = "--faces obverse.jpg reverse.jpg" if trainer.has_pairs else "photo.jpg"
     to_predict = f"python predict.py{'' if best == Path(BEST) else f' --checkpoint {quoted(best)}'} {photo}"
     # A checkpoint has the weights and two averages of each, in 4 bytes. BEST, LAST and the next one exist at once.
     copies = 2 if args.resume else 3
@@ -724,7 +723,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--augment", type=float, default=AUGMENT, help="strength of augmentation; grows to this; 0: none")
     add("--class-weights", action=on_or_off, default=False, help="let every grade count the same, however few photos")
     add("--patience", type=int, default=PATIENCE, help="stop after this many epochs without a lower loss; 0: never")
-    add("--seed", type=int, default=SEED, help="the same seed gives the same network on the same machine")
+    add("--seed", type=int, default=SEED, help="on the same CPU, the same seed gives the same network")
 
     add = parser.add_argument_group("network").add_argument
     add("--model", choices=sorted(BACKBONES), default="custom", help="custom: CoinClassifier; resnet50: torchvision's")

@@ -16,9 +16,8 @@ if __name__ == "__main__":
 import argparse
 import math
 import os
-import signal
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,9 +75,8 @@ def main() -> None:
                 make_folder(path.parent)
             jobs.append((paths, number, index, args.seed))
 
-    leave_ctrl_c_to_main = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
     with (
-        worker_pool(args.workers, leave_ctrl_c_to_main) as pool,
+        worker_pool(args.workers) as pool,
         tqdm(total=len(jobs), desc="Drawing", unit="coin", disable=None) as bar,
     ):
         for _ in pool.map(make_photo, jobs):

@@ -19,12 +19,9 @@ if __name__ == "__main__":
 import argparse
 import hashlib
 import math
-import multiprocessing
 import os
 import re
 import shutil
-import signal
-import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -35,7 +32,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from coinkit.classes import FIVE_IN_WORDS, choose_classes
-from coinkit.cli import ArgumentParser, UserError, keep_freed_memory, printable, quoted, run, usable_cores, worker_pool
+from coinkit.cli import ArgumentParser, UserError, printable, quoted, run, usable_cores, worker_pool
 from coinkit.coin_finder import FINDER_VERSION
 from coinkit.cut_page import CUT_PAGE, write_cut_page
 from coinkit.dataset_report import (
@@ -67,6 +64,7 @@ from coinkit.manifest import (
     NOT_CHOSEN,
     Photo,
     append_to_manifest,
+    read_interrupted,
     read_manifest,
     usable,
     write_manifest,
@@ -337,7 +335,7 @@ def prepare_photos(photos: list[Photo], previous: list[Photo], dataset: Path, ar
     Photos that the previous dataset or an interrupted run has are not read again, unless they have changed.
     """
     staging = hidden_sibling(dataset, "staging")
-    interrupted = read_manifest(staging)
+    interrupted = read_interrupted(staging)
     respell_sources(interrupted, photos)
     in_dataset, in_staging = ({old.source: old for old in rows} for rows in (previous, interrupted))
     to_read = []
@@ -364,7 +362,7 @@ def prepare_photos(photos: list[Photo], previous: list[Photo], dataset: Path, ar
     done = len(photos) - len(to_read)
     workers = max(1, min(args.workers, len(to_read)))
     with (
-        worker_pool(workers, initializer=start_worker) as pool,
+        worker_pool(workers) as pool,
         tqdm(total=len(photos), initial=done, desc="Reading", unit="photo", disable=None) as bar,
     ):
         rows = prefetch(pool, read, (photos[index] for index in to_read), ahead=8 * workers)
@@ -389,14 +387,6 @@ def reuse_row(photo: Photo, old: Photo) -> Photo:
 def staged_name(photo: Photo) -> str:
     """Return the file name of a prepared photo in the staging folder; once the photo changes, it is a new one."""
     return hashlib.sha256(repr((os.path.abspath(photo.source), *source_state(photo))).encode()).hexdigest()
-
-
-def start_worker() -> None:
-    """Leave Ctrl-C to the main process, and end when it ends, even if it is killed."""
-    keep_freed_memory()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def prepare_photo(photo: Photo, staging: Path | None, size: tuple[int, int]) -> Photo:

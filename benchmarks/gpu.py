@@ -50,6 +50,7 @@ CHECK_EPOCHS = 4
 CHECK_SECONDS = 100  # that the full training leaves for the checks
 FREE_BYTES = 8 * 1024**3  # GPU memory left for the check that runs out of it: enough for a few photos at once,
 LARGE_BATCH = 64  # but not for so many
+OUT_OF_MEMORY = "Out of memory: now"  # what a training says then
 
 
 def main() -> None:
@@ -217,7 +218,7 @@ def check_out_of_memory(training: list[str]) -> str:
     result = subprocess.run(training, stdout=subprocess.PIPE, text=True)
     del held
     torch.cuda.empty_cache()
-    return expect(result, "Out of memory: from now on")
+    return expect(result, OUT_OF_MEMORY)
 
 
 def expect(result: subprocess.CompletedProcess, words: str) -> str:

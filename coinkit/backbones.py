@@ -46,6 +46,12 @@ def architecture_options(name: str) -> tuple[str, ...]:
     return tuple(inspect.signature(BACKBONES[name].make).parameters)[1:]
 
 
+def with_defaults(name: str, architecture: dict) -> dict:
+    """Return the options that a network is made from, with the defaults of those that an older checkpoint lacks."""
+    parameters = inspect.signature(BACKBONES[name].make).parameters.values()
+    return {option.name: option.default for option in parameters if option.default is not option.empty} | architecture
+
+
 def make_resnet50(num_classes: int, image_width: int, image_height: int) -> nn.Module:
     """Return torchvision's ResNet-50 with random weights (He et al. 2016, arXiv 1512.03385); it takes any size."""
     from torchvision.models import resnet50

@@ -4,11 +4,13 @@ import argparse
 import ctypes
 import difflib
 import errno
+import multiprocessing
 import os
 import re
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -203,14 +205,14 @@ def home_path(name: str) -> Path:
 
 
 @contextmanager
-def worker_pool(workers: int, initializer: Callable[[], None]) -> Iterator[Executor]:
+def worker_pool(workers: int) -> Iterator[Executor]:
     """Yield a pool of processes, or of threads where there is no shared memory for processes.
 
     Raises:
         UserError: a process was killed.
     """
     try:
-        pool = ProcessPoolExecutor(workers, initializer=initializer)
+        pool = ProcessPoolExecutor(workers, initializer=start_worker)
         with ctrl_c_blocked():
             for _ in range(workers):
                 pool.submit(bool)  # starts a process
@@ -221,6 +223,14 @@ def worker_pool(workers: int, initializer: Callable[[], None]) -> Iterator[Execu
             yield pool
     except BrokenProcessPool:
         raise UserError("a worker process was killed, perhaps out of memory: try --workers 1.") from None
+
+
+def start_worker() -> None:
+    """Leave Ctrl-C to the main process, and end when it ends, even if it is killed."""
+    keep_freed_memory()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def replace(source: Path, target: Path) -> bool:
 
 def write_to_disk(path: Path) -> None:
     """Wait until a file is on the disk: a crash of the computer could leave its new name without its content."""
-    with path.open("rb+") as file:
+    with path.open("rb+" if os.name == "nt" else "rb") as file:  # Windows asks for the right to write
         try:
             os.fsync(file.fileno())
         except OSError as error:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from coinkit.augment import affine_faces
-from coinkit.backbones import make_model
+from coinkit.backbones import make_model, with_defaults
 from coinkit.checkpoints import assign_weights, damage_as_user_error, load_checkpoint
 from coinkit.cli import UserError, usable_cores
 from coinkit.coin_finder import is_cut_out
@@ -57,13 +57,14 @@ class LoadedPhoto(NamedTuple):
 def build_model(checkpoint: dict, path: Path) -> nn.Module:
     """Return the trained network of a checkpoint that was loaded from `path`, ready to predict.
 
-    If the checkpoint is too old to have `cut_out`, that is added to it, as not known.
+    What the checkpoint is too old to have is added to it: options of the network, and `cut_out`, as not known.
 
     Raises:
         UserError: parts of it do not fit together.
     """
     classes = checkpoint["classes"]
     with damage_as_user_error(path):
+        checkpoint["architecture"] = with_defaults(checkpoint["model"], checkpoint["architecture"])
         with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
             model = make_model(checkpoint["model"], len(classes), checkpoint["architecture"]).eval()
         width, height = model.image_width, model.image_height

@@ -6,6 +6,7 @@ A hidden copy of it has the splits of the photos whose rows a spreadsheet has lo
 import csv
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -100,6 +101,16 @@ def _read_rows(path: Path) -> list[Photo]:
                 f"{path} is damaged near line {rows.line_num + 1} ({error}): put a backup of it there. Without one, "
                 f"move {path.parent} away; all photos are then split anew."
             ) from None
+
+
+def read_interrupted(folder: Path) -> list[Photo]:
+    """Return the rows that an interrupted run has added to manifest.csv, up to one that a crash of the computer cut."""
+    photos = []
+    if (folder / MANIFEST).is_file():
+        with suppress(TypeError, ValueError, csv.Error, UserError), table_reader(folder / MANIFEST) as rows:
+            for row in rows:
+                photos.append(_parse_row(row))
+    return photos
 
 
 def _parse_row(row: dict[str, str]) -> Photo:

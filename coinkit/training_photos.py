@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from coinkit.cli import UserError, usable_cores
 from coinkit.faces import Faces, first_file
 from coinkit.manifest import Photo, read_manifest
-from coinkit.photos import PhotoError, read_photo_file
+from coinkit.photos import PhotoError, prefetch, read_photo_file
 
 
 def training_rows(dataset: Path) -> list[Photo]:
@@ -90,8 +91,10 @@ def manifest_rows(dataset: Path) -> list[Photo]:
 
 def file_digests(paths: Sequence[Path]) -> list[int | None]:
     """Return the digest of each file; None for one that cannot be read."""
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        return list(pool.map(file_digest, paths))
+    cores = usable_cores()
+    with ThreadPoolExecutor(cores) as pool:
+        digests = prefetch(pool, file_digest, paths, ahead=8 * cores)
+        return list(tqdm(digests, "Checking photos", len(paths), unit="photo", leave=False, disable=None))
 
 
 def file_digest(path: Path) -> int | None:

@@ -63,9 +63,14 @@ class Progress:
         """Return how many steps an epoch has, once one has been trained."""
         return max(1, self.steps // self.epochs)
 
+    def forget_losses(self) -> None:
+        """Let the next epoch be the best so far, since earlier losses cannot be compared with it."""
+        self.lowest_loss, self.lowest_epoch = math.inf, self.epochs
+
     def forget_best(self) -> None:
-        """Let the next epoch be the best so far."""
-        self.best_epoch, self.lowest_epoch, self.lowest_loss = 0, self.epochs, math.inf
+        """Let the next epoch be the best so far, since the one before is lost."""
+        self.forget_losses()
+        self.best_epoch = 0
 
     def begin_epoch(self) -> None:
         """Set what the current epoch has done to 0."""
@@ -153,6 +158,8 @@ class Progress:
         if not len(labels):
             self.lowest_epoch = self.best_epoch = self.epochs
             self.temperature = temperature
+            # There may have been validation photos earlier in the run.
+            self.history, self.best_val_acc, self.unsure_below, self.unsure_band_below = [], 0.0, 0.0, 0.0
             return True
         temperature = fit_temperature(logits, labels)
         losses = F.cross_entropy(logits / temperature, labels, reduction="none")

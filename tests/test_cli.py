@@ -94,7 +94,7 @@ def test_ctrl_c_while_processes_start_stops_the_command_and_is_hidden_from_them(
     with pytest.raises(KeyboardInterrupt), cli.ctrl_c_blocked():
         os.kill(os.getpid(), signal.SIGINT)
         assert subprocess.run([sys.executable, "-c", is_blocked], capture_output=True).stdout == b"True\n"
-    with cli.worker_pool(1, initializer=None) as pool:
+    with cli.worker_pool(1) as pool:
         assert signal.SIGINT in pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []).result()
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 

@@ -58,9 +58,15 @@ def test_the_map_of_the_code_is_whole_and_its_names_exist():
 
 
 def test_flags_are_known_to_a_command():
+    flag = r"(?<![\w-])--[a-z][\w-]*"
     known = FLAGS_OF_OTHERS.union(*map(flags_of, SCRIPTS))
-    for page, flag in find_all(r"(?<![\w-])--[a-z][\w-]*"):
-        assert flag in known, f"{page.name}: {flag}"
+    for page, name in find_all(flag):
+        assert name in known, f"{page.name}: {name}"
+    commands = find_all(r"python (\w+\.py)([^\n`]*)")
+    assert len(commands) > 20
+    for page, (script, arguments) in commands:
+        for name in re.findall(flag, arguments):
+            assert name in flags_of(script), f"{page.name}: {script} {name}"
 
 
 def test_settings_at_the_top_of_the_training_are_flags():

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, add_photo, assert_fails, draw_photo, run_script, train
 
 from coinkit import files
 from coinkit.cli import UserError, worker_pool
+from coinkit.files import atomic_link
 
 BEST = "coin_classifier_custom_best.pth"
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
@@ -251,12 +253,27 @@ def test_a_pool_without_semaphores_has_threads(monkeypatch):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", semaphore)
-    with worker_pool(2, initializer=None) as pool:
+    with worker_pool(2) as pool:
         assert list(pool.map(str, [1, 2])) == ["1", "2"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows asks for the right to write")
+def test_a_file_that_is_protected_can_be_linked(tmp_path, monkeypatch):
+    open_file = Path.open
+
+    def open_protected(path, mode="r", *args, **options):
+        if path.name.startswith("kept") and set(mode) & {"+", "w", "a"}:  # root may write all the same
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_file(path, mode, *args, **options)
+
+    (tmp_path / "model.pth").write_bytes(b"weights")
+    monkeypatch.setattr(Path, "open", open_protected)
+    atomic_link(tmp_path / "model.pth", tmp_path / "kept.pth")
+    assert (tmp_path / "kept.pth").read_bytes() == b"weights"
+
+
 def test_a_worker_that_is_killed_is_told_in_words():
-    with pytest.raises(UserError, match="a worker process was killed"), worker_pool(1, initializer=None) as pool:
+    with pytest.raises(UserError, match="a worker process was killed"), worker_pool(1) as pool:
         list(pool.map(os._exit, [1]))
 
 

@@ -50,6 +50,17 @@ def test_the_heat_is_where_the_grade_is_seen():
     assert not heatmaps(model, photos, torch.tensor([1])).any()  # nothing speaks for the second grade
 
 
+def test_heatmaps_explain_what_comes_over_a_skip_connection():
+    model = small_model(residual=True)
+    with torch.no_grad():
+        model.fc3.weight.normal_()
+        for norm in (model.conv_block4.block[-3], model.conv_block4.block[-6]):
+            norm.weight.zero_()
+            norm.bias.zero_()
+    photos = torch.randn(1, 3, 128, 256)
+    assert any(heatmaps(model, photos, torch.tensor([grade])).any() for grade in range(3))
+
+
 def test_an_overlay_reddens_the_hot_part_and_leaves_the_cold_part():
     photo = np.full((4, 8, 3), 128, dtype=np.uint8)
     heatmap = np.zeros((4, 8))

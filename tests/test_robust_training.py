@@ -292,6 +292,15 @@ def test_pictures_for_tensorboard_can_be_read_when_they_are_shrunk():
 # ---------------------------------------------------------------- going on
 
 
+def test_an_option_that_is_newer_than_the_run_cannot_change_either(dataset, tmp_path):
+    train(tmp_path, "--num-epochs", 1)
+    older = torch.load(tmp_path / LAST, weights_only=True)
+    del older["architecture"]["residual"], older["config"]["residual"]
+    torch.save(older, tmp_path / LAST)
+    result = run_script("coin_classifier_custom.py", "--resume", "--residual", cwd=tmp_path)
+    assert_fails(result, "another architecture", "--no-residual, not --residual")
+
+
 def test_what_cannot_change_in_a_resumed_run_is_named(dataset, tmp_path):
     train(tmp_path, "--num-epochs", 1)
     before = (tmp_path / LAST).read_bytes()

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, parse_experiment_plugin_data
 from torch.nn import functional as F
 
+from benchmarks import gpu, training_step
 from coinkit.augment import augment, relight_faces
 from coinkit.checkpoints import is_false_start
 from coinkit.optim import LEAST_STRENGTH
@@ -110,7 +111,7 @@ def test_an_epoch_is_told_in_a_line_and_the_best_one_in_words():
 
 def test_the_time_of_a_long_training_is_told_once(dataset, tmp_path):
     result = train_with(tmp_path, "coin.TIMED_SECONDS = 1e-9", "--num-epochs", 2)
-    assert (result.stdout + result.stderr).count("This will take about ") == 1, result.stderr
+    assert (result.stdout + result.stderr).count("This takes about ") == 1, result.stderr
 
 
 def test_half_of_the_training_photos_lose_their_colour():
@@ -225,6 +226,24 @@ def test_accumulated_batches_make_the_same_step_as_large_ones(tmp_path):
 def test_the_advice_of_the_guide_is_a_setting(dataset, tmp_path, options):
     result = train(tmp_path, "--num-epochs", 1, *options)
     assert result.returncode == 0, result.stderr
+
+
+def test_settings_reach_the_training(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)  # make_trainer sets it
+    for path in sorted((dataset / "train" / "vf30").iterdir())[2:]:
+        path.unlink()
+    options = ["--class-weights", "--label-spread", 0, "--activation", "leaky_relu", "--weight-decay", 0.3]
+    plain, changed = (
+        training_step.make_trainer(dataset, tmp_path, [*SMALL, *flags]) for flags in ([], [*options, "--no-fused"])
+    )
+    rare, common = (changed.classes.index(grade) for grade in ("vf30", "ms65"))
+    assert changed.class_weights[rare] == 4 * changed.class_weights[common] and len(plain.class_weights.unique()) == 1
+    assert changed.targets.amax(dim=1).tolist() == [1.0] * len(changed.classes) and plain.targets.max() < 1
+    assert isinstance(changed.model.activation, torch.nn.LeakyReLU) and isinstance(
+        plain.model.activation, torch.nn.ReLU
+    )
+    groups = changed.optimizer.param_groups
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.3} and not any(group["fused"] for group in groups)
 
 
 def test_it_stops_early_when_asked_and_has_then_ended(tmp_path):
@@ -384,6 +403,35 @@ def test_resume_goes_on_with_a_changed_dataset_when_told_to(dataset, tmp_path):
     result = run_script("coin_classifier_custom.py", *again, 3, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert load(tmp_path)["label_check"]["epochs"].tolist() == [1] * 24
+
+
+def test_other_validation_photos_begin_the_comparison_of_epochs_anew(dataset, tmp_path):
+    train(tmp_path, "--num-epochs", 2)
+    content = load(tmp_path, LAST)
+    content["progress"] |= {"lowest_loss": 0.001, "loss_margin": 0.0, "unsure_below": 0.9}  # of easier photos
+    torch.save(content, tmp_path / LAST)
+    again = ["--resume", "--accept-changes", "--num-epochs"]
+    result = run_script("coin_classifier_custom.py", *again, 3, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    progress = load(tmp_path, LAST)["progress"]
+    assert progress["lowest_loss"] == 0.001 and progress["best_epoch"] < 3
+
+    val = dataset / "val"
+    next((val / "vf30").iterdir()).rename(val / "ms65" / "moved.jpg")
+    result = run_script("coin_classifier_custom.py", *again, 4, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    progress = load(tmp_path, LAST)["progress"]
+    assert progress["best_epoch"] == progress["lowest_epoch"] == 4
+    assert progress["lowest_loss"] == progress["history"][-1][2] > 0.001
+    assert load(tmp_path, BEST)["progress"]["epochs"] == 4
+
+    shutil.rmtree(val)
+    result = run_script("coin_classifier_custom.py", *again, 5, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Epoch 5 is kept, the last." in result.stdout
+    assert not re.search("Epoch +5/5.*validation", result.stdout)
+    best = load(tmp_path, BEST)
+    assert best["progress"]["history"] == [] and best["unsure_below"] == 0
 
 
 def test_photos_that_go_bad_are_left_out_up_to_a_limit(dataset, tmp_path):
@@ -563,7 +611,7 @@ def test_out_of_memory_takes_fewer_photos_at_once_with_the_same_result(tmp_path)
         change = NO_MEMORY_BEYOND.format(limit=limit) + AUGMENTED_AT_ONCE
         result = train_with(folder, change, "--num-epochs", 1, "--dropout", 0)
         assert result.returncode == 0, result.stderr
-        told = [line for line in (result.stdout + result.stderr).splitlines() if "Out of memory" in line]
+        told = [line for line in (result.stdout + result.stderr).splitlines() if gpu.OUT_OF_MEMORY in line]
         assert len(told) == (0 if limit == 4 else 2)  # 4 to 2 to 1, each told once
         weights.append(load(folder)["model_state_dict"])
     for name, tensor in weights[0].items():
