@@ -511,8 +511,8 @@ class Trainer:
         """
         if checkpoint["classes"] != self.classes:
             raise UserError(
-                f"the run to resume has other grades than {self.args.data}. A new run can start from its network: "
-                f"--init-from {quoted(path)} in place of --resume."
+                f"the run to resume has other grades than {self.args.data}. To go on with it, prepare the dataset with "
+                f"the same --classes again. A new run can start from its network: --init-from {quoted(path)}."
             )
         with checkpoints.damage_as_user_error(path):
             changes = describe_changes(checkpoint["dataset"], self.dataset)

@@ -24,7 +24,7 @@ import torch
 
 from coin_classifier_custom import BEST  # the module also adds its network to BACKBONES
 from coinkit.checkpoints import damage_as_user_error, load_checkpoint
-from coinkit.classes import choose_classes, joined_by
+from coinkit.classes import JOINED, choose_classes, joined_by
 from coinkit.cli import ArgumentParser, UserError, printable, run
 from coinkit.comparison import Comparison
 from coinkit.dataset import Split, find_split, split_folder
@@ -175,12 +175,14 @@ def find_labelled_photos(
         if label is not None:
             label_of |= dict.fromkeys(paths, label)
         elif paths:
-            print(f"{grade_folder}: the model does not know this grade; {len(paths)} photos left out", file=sys.stderr)
+            count = f"{len(paths)} photo{'' if len(paths) == 1 else 's'}"
+            print(f"{grade_folder}: the model does not know this grade; {count} left out", file=sys.stderr)
     coins, alone = find_coins(label_of, cut)
     for path, reason in alone.items():
         print(f"{printable(path)}: {reason}", file=sys.stderr)
     if not coins:
-        known, options = ", ".join(classes), " or ".join(joined_by(classes))
+        bands = [name for name in classes if name in JOINED["bands"]]
+        known, options = ", ".join(classes), " or ".join(joined_by(bands)) if bands else ""
         advice = f" If these folders are single grades, add --classes {options}." if options and not joined else ""
         raise UserError(
             f"no photo in {folder}/<grade>/, or in {PHOTO_FOLDER}/, obverse/ or reverse/ there, for a grade of {known}."

@@ -11,7 +11,7 @@
 
 A note marks a photo that does not look like one of both faces of a coin (not twice as wide as high, small, blank), and
 a grade that the network is unsure of. Two photos with the same name in folders obverse/ and reverse/ are one coin. A
-photo that cannot be read, or has no partner, is named and left out, and the exit status is then 1.
+photo that cannot be read, or has no partner, gets no grade, but the reason, and the exit status is then 1.
 """
 
 if __name__ == "__main__":
@@ -104,11 +104,15 @@ def main() -> int:
     unreadable = len(alone)
     shown = []  # for --html
     with csv_table(args.csv, top_k, classes) if args.csv else nullcontext() as table:
+        if table:
+            table.writerows([path, "", "", reason] for path, reason in alone.items())
         graded = grade_photos(networks, paths, args.tta, device)
         for path, result in tqdm(graded, total=len(paths), unit="photo", leave=False, disable=len(paths) == 1 or None):
             if isinstance(result, PhotoError):
                 tqdm.write(f"{printable(path)}: {result}", file=sys.stderr)
                 unreadable += 1
+                if table:
+                    table.writerow([path, "", "", result])
                 continue
             prediction = make_prediction(path, *result, classes, top_k, *thresholds)
             tell(format_prediction(prediction))
@@ -212,7 +216,7 @@ def make_prediction(
     confidences, labels = (values.tolist() for values in probabilities.topk(top_k))
     top = [(classes[label], round(value, 6)) for label, value in zip(labels, confidences, strict=True)]
     band = likeliest_band(probabilities.numpy(), classes)
-    notes = [f"{note}: give both with --faces" if note == ONE_FACE else note for note in notes]
+    notes = [f"{note} (give both with --faces)" if note == ONE_FACE else note for note in notes]
     if confidences[0] < min_confidence:
         notes.append("unsure")
     if band and band[1] < min_band_confidence:

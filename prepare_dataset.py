@@ -146,8 +146,8 @@ def main() -> None:
         data = "" if args.output == DATASET else f" --data {quoted(args.output)}"
         if (output / CUT_PAGE).exists():
             print(f"\nCheck how the coins were cut out: {args.output / CUT_PAGE}, the least sure first.")
-        print(f"\nThe dataset is in {args.output}. Next: python coin_classifier_custom.py{data}")
-        print("Without a GPU, add --preset narrow.")
+        print(f"\nThe dataset is in {args.output}. Next: python coin_classifier_custom.py --preset narrow{data}")
+        print("With a GPU, leave out --preset narrow.")
 
 
 def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
@@ -536,4 +536,4 @@ def fill_dataset(new_dataset: Path, photos: list[Photo], find_file: Callable[[Ph
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, to_go_on="the same command again")

@@ -76,8 +76,13 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         return super()._get_help_string(action)
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Run a script's `main`, then exit with its status: 0 or what it returned, 1 after an error, 130 after Ctrl-C."""
+def run(main: Callable[[], int | None], to_go_on: str = "") -> None:
+    """Run a script's `main`, then exit with its status: 0 or what it returned, 1 after an error, 130 after Ctrl-C.
+
+    Args:
+        main: the function.
+        to_go_on: what to do after Ctrl-C.
+    """
     prepare_streams()
     keep_freed_memory()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see coinkit.quiet_interrupt
@@ -98,7 +103,7 @@ def run(main: Callable[[], int | None]) -> None:
             raise
         sys.exit("Error: out of memory: close other programs, or use smaller photos or a smaller network.")
     except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
+        print("\nStopped." + (f" To go on: {to_go_on}." if to_go_on else ""), file=sys.stderr)
         sys.exit(130)
 
 

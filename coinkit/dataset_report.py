@@ -19,7 +19,7 @@ MAX_IMBALANCE = 3  # warn if the largest grade has more than this many times the
 MAX_CUT_DIFFERENCE = 0.5  # warn if the shares of photos that are cut out differ by more from grade to grade
 MAX_DEVIATION, MIN_DEVIATION = 0.5, 3  # warn if a split is further from its share: as a share of it, and in photos
 WITHOUT = {"val": "the last epoch will be kept, not the best", "test": "nothing will say how good the network is"}
-MAX_FOLDERS = 5  # whose photos are not used
+MAX_FOLDERS = 20  # whose photos are not used
 MAX_LISTED = 20  # photos listed on screen; the manifest lists them all
 
 
@@ -51,7 +51,10 @@ def print_changed_classes(photos: list[Photo], previous: list[Photo]) -> None:
     before = {old.source: old.grade for old in previous if old.output}
     changed = sum(photo.grade != before.get(photo.source, photo.grade) for photo in usable(photos))
     if changed:
-        print(f"Photos that are of another class than before (--classes, --keep-variants): {changed}.")
+        print(
+            f"Warning: {changed} photos are of another class than before. If you did not mean that, run it again with "
+            "--classes or --keep-variants as before."
+        )
 
 
 def print_changed_cutting(photos: list[Photo], previous: list[Photo]) -> None:
@@ -121,17 +124,18 @@ def print_doubtful_names(photos: list[Photo]) -> None:
     grades = sorted({photo.grade for photo in usable(photos)}, key=scale_order)
     unknown = [grade for grade in grades if sheldon_number(grade) is None]
     places = {grade: (sheldon_number(grade), is_proof(grade)) for grade in grades if grade not in unknown}
-    grades_in_place = Counter(places.values())
-    same_number = [grade for grade, place in places.items() if grades_in_place[place] > 1]
+    grades_in_place = {place: [grade for grade in places if places[grade] == place] for place in places.values()}
+    same_number = [" and ".join(names) for names in grades_in_place.values() if len(names) > 1]
     if unknown:
         print(f"\nWarning: not on the Sheldon scale, so placed after its best grade: {', '.join(unknown)}.")
     if same_number:
-        print(f"\nWarning: separate grades, but with the same number on the Sheldon scale: {', '.join(same_number)}.")
+        print(f"\nWarning: separate grades, but with the same number on the Sheldon scale: {'; '.join(same_number)}.")
     if details := [grade for grade in unknown if sheldon_number(grade.split()[0]) is not None]:
         print(f"Words after the number make a grade of its own, apart from the straight one: {', '.join(details)}.")
     if unknown or same_number:
         print(
-            "If you did not mean that, join them with --classes FILE.csv, or rename their folders, and run this again."
+            "If you did not mean that, rename their folders, such as fine 12 to f12, or join them with --classes "
+            "FILE.csv, and run this again."
         )
 
 
@@ -231,7 +235,7 @@ def print_left_out(photos: list[Photo]) -> None:
 def print_notes(photos: list[Photo]) -> None:
     """Print which photos are used but unusual."""
     if noted := [f"{photo.source}: {photo.note}" for photo in usable(photos) if photo.note]:
-        print_photos("used, but look at them:", noted)
+        print_photos("used, but worth a look:", noted)
     if any(ONE_FACE in photo.note for photo in usable(photos)):
         print(TWO_PHOTOS)
 

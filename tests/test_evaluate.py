@@ -178,8 +178,9 @@ def test_where_photos_are_looked_for(trained, tmp_path, capsys):
     assert find_labelled_photos(tmp_path, ["vf30", "vf30+"])[0].labels.tolist() == [1, 0]
     with pytest.raises(UserError, match="no photo in"):
         find_labelled_photos(tmp_path, ["ms65"])
-    with pytest.raises(UserError, match="add --classes bands or five"):
-        find_labelled_photos(tmp_path, ["g", "f", "xf"])
+    for classes in (["g", "f", "xf"], ["g", "f", "xf", "fine12"]):
+        with pytest.raises(UserError, match="add --classes bands or five"):
+            find_labelled_photos(tmp_path, classes)
     shutil.copytree(dataset / "val" / "vf30", tmp_path / ".thumbnails")
     capsys.readouterr()
     assert len(find_labelled_photos(tmp_path, ["vf30"])[0].paths) == 2 and not capsys.readouterr().err

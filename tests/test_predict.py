@@ -211,7 +211,7 @@ def test_many_photos_get_a_line_and_a_row_each_with_what_is_odd_about_them(train
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["photo", "grade", "confidence", "note", "grade_2", "confidence_2"]
     notes = {str(Path(row["photo"]).relative_to(folder)): row["note"] for row in rows}
-    assert notes.pop("square.png") == "looks like one face: give both with --faces, unsure"
+    assert notes.pop("square.png") == "looks like one face (give both with --faces), unsure"
     assert notes.pop("small and ünnamed.png") == "small, unsure"
     assert notes.pop("blank.png") == "blank, unsure"
     assert list(notes.values()) == ["unsure"] * 3
@@ -232,8 +232,11 @@ def test_a_page_shows_the_least_sure_first_and_needs_no_other_file(trained, tmp_
     page = tmp_path / "pages" / "grades.html"
     result = predict(trained, tmp_path / "photos", "--html", page, "--csv", tmp_path / "grades.csv")
     assert result.returncode == 1 and "text.jpg: not a" in result.stderr
-    with (tmp_path / "grades.csv").open(newline="", encoding="utf-8") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: float(row["confidence"]))
+    with (tmp_path / "grades.csv").open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    (unread,) = (row for row in rows if not row["grade"])
+    assert unread["photo"].endswith("text.jpg") and unread["note"].startswith("not a ") and not unread["confidence"]
+    rows = sorted((row for row in rows if row["grade"]), key=lambda row: float(row["confidence"]))
     text = page.read_text("utf-8")
     assert [path.name for path in page.parent.iterdir()] == ["grades.html"]
     shown = re.findall(r'data-predicted="(\w+)" data-confidence="([\d.]+)"', text)
@@ -242,7 +245,7 @@ def test_a_page_shows_the_least_sure_first_and_needs_no_other_file(trained, tmp_
     ]
     pictures = re.findall(r'<img [^>]*src="([^"]+)"', text)
     assert len(pictures) == 2 * len(rows) and all(picture.startswith("data:image/") for picture in pictures)
-    assert "Note: looks like one face: give both with --faces" in text and "text.jpg" not in text and "<b>" not in text
+    assert "Note: looks like one face (give both with --faces)" in text and "text.jpg" not in text and "<b>" not in text
     with Image.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2]))) as picture:
         assert picture.width >= 512 and picture.height >= 256
     with Image.open(io.BytesIO(base64.b64decode(pictures[1].partition(",")[2]))) as heatmap:
@@ -393,7 +396,7 @@ def test_a_heatmap_lies_over_its_photo_and_a_note_follows_the_grades(trained, tm
     lines = result.stdout.splitlines()
     assert lines[0].startswith("Predicted Grade: ") and lines[-2:] == [
         "",
-        "Note: looks like one face: give both with --faces",
+        "Note: looks like one face (give both with --faces)",
     ], result.stderr
     with Image.open(tmp_path / "why.png") as picture:
         assert picture.format == "PNG" and picture.size == (1024, 512)

@@ -274,11 +274,11 @@ def test_photos_in_other_folders_are_told_of(images, tmp_path):
         assert f"wrong folder: 1 in {Path(folder)}\n" in result.stdout
     assert "go into images/<grade>/6000x3000/. Two photos of a coin, one of each face, go into" in result.stdout
     assert len(manifest(tmp_path)) == 24
-    for number in range(9):
+    for number in range(25):
         (images / f"xf{number + 40}").mkdir()
         draw_photo(302).save(images / f"xf{number + 40}" / "lost.png")
     result = run_script("prepare_dataset.py", "--dry-run", cwd=tmp_path)
-    assert result.stdout.count("wrong folder") == 5 and "... and 7 more in 7 other folders" in result.stdout
+    assert result.stdout.count("wrong folder") == 20 and "... and 8 more in 8 other folders" in result.stdout
 
 
 def test_a_photo_that_joins_two_splits_is_left_out(images, tmp_path):
@@ -472,7 +472,7 @@ def test_what_may_be_a_mistake_is_said(images, tmp_path):
         "best grade: fine.",
     ):
         assert words in result.stdout
-    assert "number on the Sheldon scale: 65, ms65." in result.stdout
+    assert "number on the Sheldon scale: 65 and ms65." in result.stdout
     assert f"(.xmp, none): 3 in {folder.relative_to(tmp_path)}\n" in result.stdout
     assert "--reshuffle splits anew" in result.stdout
     assert manifest(tmp_path) == rows
