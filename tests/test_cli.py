@@ -99,6 +99,12 @@ def test_ctrl_c_while_processes_start_stops_the_command_and_is_hidden_from_them(
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+def test_ctrl_c_tells_how_to_go_on():
+    code = "from coinkit import cli\ndef main(): raise KeyboardInterrupt\ncli.run(main, to_go_on='the same again')"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (130, "\nStopped. To go on: the same again.\n")
+
+
 def test_a_library_leaves_ctrl_c_as_it_is():
     check = "import signal, predict; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     result = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
