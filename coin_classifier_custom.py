@@ -221,7 +221,7 @@ class CoinClassifier(nn.Module):
         return self.fc3(x)
 
 
-# Heatmaps explain what goes into the last pooling, which has twice the resolution of what comes out.
+# Heatmaps explain what goes into the last max pooling, of twice the resolution; with skip connections, what fc1 gets.
 BACKBONES["custom"] = Backbone(CoinClassifier, head="fc3", heatmap_layer="explained")
 
 
