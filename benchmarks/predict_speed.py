@@ -5,14 +5,14 @@
 | 1      | 5      | 0.100                         | 0.235                | 2.20 (2.13 to 2.50) |
 | 100    | 1      | 0.954                         | 1.45                 | 1.52                |
 
-With bf16, on 2 cores of an Intel Xeon (AVX-512 and AMX):
+With bf16, on 2 cores of an AMD EPYC (AVX-512):
 
 | photos | rounds | the guide's snippet, photos/s | predict.py, photos/s | times as fast       |
 | ------ | ------ | ----------------------------- | -------------------- | ------------------- |
-| 1      | 5      | 0.111                         | 0.267                | 2.47 (2.02 to 2.66) |
-| 40     | 2      | 0.698                         | 2.33                 | 3.41 (2.99 to 3.82) |
+| 1      | 5      | 0.177                         | 0.461                | 2.62 (2.24 to 2.72) |
+| 40     | 3      | 1.31                          | 3.89                 | 2.98 (2.84 to 2.99) |
 
-Of the 4 s that one photo takes, importing torch is 2.7. Of a photo among many, nearly all is the network.
+Without bf16, importing torch is 2.7 of the 4 s that one photo takes. Of a photo among many, nearly all is the network.
 
 How fast predict.py grades photos of 6000x3000 from the shell, and in how much memory, against the guide's snippet
 

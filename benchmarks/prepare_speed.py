@@ -1,6 +1,4 @@
-"""Ours prepares 19.5 photos/s, libvips shrinks 26.8: 0.74 of it (0.65 to 0.78), 5 rounds, 2 cores of an AMD EPYC (AVX2)
-
-On 2 cores of an Intel Xeon (AVX-512), ours prepares 13.5 photos/s, libvips 18.4: 0.74 (0.64 to 0.82), 5 rounds.
+"""Ours prepares 27.4 photos/s, libvips shrinks 38: 0.72 of it (0.70 to 0.73), 5 rounds, 2 cores of an AMD EPYC
 
 How fast prepare_dataset.py shrinks photos of 6000x3000 to 1024x512, against libvips' thumbnailer
 

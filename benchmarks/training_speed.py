@@ -1,6 +1,6 @@
 """Ours is 1.65 times as fast as the guide's way at 512x256, in 2 rounds on 2 cores of an AMD EPYC (AVX2, without bf16)
 
-| photos/s, and how often that makes ours | 512x256                    | 256x128, --steps 8        |
+| photos/s (how fast ours is against it)  | 512x256                    | 256x128, --steps 8        |
 | --------------------------------------- | -------------------------- | ------------------------- |
 | the guide's way                         | 0.288 (1.65, 1.41 to 1.89) | 1.22 (1.49, 1.48 to 1.51) |
 | timm, its defaults                      | 0.303 (1.55, 1.43 to 1.66) | 1.40 (1.30, 1.28 to 1.32) |
@@ -10,19 +10,21 @@
 | step, share of a matrix product's rate  | 81 % of 138 GFLOP/s        | 71 % of 147 GFLOP/s       |
 | saving each epoch, share of the time    | 0.5 %                      | 1.6 %                     |
 
-On 2 cores of an Intel Xeon (AVX-512 and AMX, with bf16), 3 rounds:
+With bf16, on 2 cores of an AMD EPYC (AVX-512), 3 rounds, and 4 of --preset narrow (--width 16 --steps 12):
 
-| photos/s, and how often that makes ours | 512x256                    | 256x128, --steps 8        |
-| --------------------------------------- | -------------------------- | ------------------------- |
-| the guide's way                         | 0.434 (3.93, 3.81 to 4.48) | 1.35 (4.12, 3.36 to 4.68) |
-| timm, its defaults                      | 0.438 (4.01, 3.77 to 4.37) | 1.59 (3.52, 3.20 to 3.97) |
-| timm, bfloat16, channels_last           | 0.982 (1.77, 1.68 to 1.92) | 2.83 (1.94, 1.78 to 2.10) |
-| ours, on the device                     | 1.56 (1.11, 1.06 to 1.18)  | 5.40 (0.98, 0.94 to 1.02) |
-| ours                                    | 1.72                       | 5.28                      |
-| step, share of a matrix product's rate  | 46 % of 742 GFLOP/s        | 57 % of 695 GFLOP/s       |
-| saving each epoch, share of the time    | 1.7 %                      | 2.8 %                     |
+| photos/s (ours against) | 512x256                    | 256x128, --steps 8        | 256x128, narrow           |
+| ----------------------- | -------------------------- | ------------------------- | ------------------------- |
+| the guide's way         | 0.486 (2.98, 2.86 to 4.06) | 1.83 (3.06, 3.05 to 3.51) | 6.58 (7.90, 7.22 to 8.99) |
+| timm, its defaults      | 0.440 (3.34, 2.99 to 3.49) | 1.92 (2.92, 2.72 to 3.39) | 7.86 (6.56, 6.07 to 6.86) |
+| timm, channels_last     | 0.940 (1.54, 1.50 to 1.83) | 3.31 (1.71, 1.67 to 1.72) | 9.65 (5.44, 5.00 to 5.68) |
+| ours, on the device     | 1.31 (1.10, 1.00 to 1.21)  | 5.70 (1.01, 0.98 to 1.02) | 51.5 (0.96, 0.88 to 1.03) |
+| ours                    | 1.48                       | 5.71                      | 51.0                      |
+| step, share of product  | 79 % of 392 GFLOP/s        | 83 % of 403 GFLOP/s       | 50 % of 392 GFLOP/s       |
+| saving, share of time   | 2.4 %                      | 3.0 %                     | 0.7 %                     |
 
-On the EPYC, the guide's way reaches half of a matrix product's rate at 512x256, over all its time. So without anything
+With OMP_NUM_THREADS=1, narrow has 34.4 photos/s, and its step 65 % of 204 GFLOP/s.
+
+Without bf16, the guide's way reaches half of a matrix product's rate at 512x256, over all its time. So without anything
 faster than fp32, no training of the same network can be much more than twice as fast.
 
 How many photos a second training learns from, starting from photos of 6000x3000, and how near that is to what is
@@ -30,6 +32,7 @@ possible
 
     python -m benchmarks.training_speed                 512x256, 4 steps in a round, 5 rounds
     python -m benchmarks.training_speed --image-width 256 --image-height 128 --steps 8
+    python -m benchmarks.training_speed --image-width 256 --image-height 128 --width 16 --steps 12
     python -m benchmarks.training_speed --image-width 64 --image-height 32 --width 4 --steps 1 --rounds 1
 
 All train the same layers on batches of 4. timm trains the guide's network with timm's SGD and augmentation. Our time
