@@ -147,7 +147,7 @@ def main() -> None:
         if (output / CUT_PAGE).exists():
             print(f"\nCheck how the coins were cut out: {args.output / CUT_PAGE}, the least sure first.")
         print(f"\nThe dataset is in {args.output}. Next: python coin_classifier_custom.py --preset narrow{data}")
-        print("With a GPU, leave out --preset narrow.")
+        print("With a GPU, see the presets under Train in README.md.")
 
 
 def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
