@@ -53,7 +53,7 @@ def main() -> int:
     device = find_device(args.device)
     checkpoints = {path: load_checkpoint(path) for path in args.checkpoint}
     networks, classes = build_networks(checkpoints, device)
-    photos, alone = find_labelled_photos(folder, classes, args.cut, args.classes)
+    photos, alone = find_labelled_photos(folder, classes, args.cut, args.classes, args.keep_variants)
     evaluation = evaluate(networks, classes, photos, device)
     evaluation.unread |= alone
     evaluation.learned = find_learned(evaluation.paths, checkpoints.values())
@@ -85,6 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--cut", action="store_true", help="cut the coins out of photos of both faces")
     classes_help = "join the grades of the folders, as prepare_dataset.py --classes does"
     add("--classes", metavar="bands|five|FILE.csv", help=classes_help)
+    add("--keep-variants", action="store_true", help="with --classes: keep au58+ apart from au58")
     add("--split", choices=SPLITS, help="which split of a dataset (default: test)")
     add(
         "--checkpoint",
@@ -147,7 +148,7 @@ def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comp
 
 
 def find_labelled_photos(
-    folder: Path, classes: list[str], cut: bool = False, joined: str | None = None
+    folder: Path, classes: list[str], cut: bool = False, joined: str | None = None, keep_variants: bool = False
 ) -> tuple[Split, dict[Path, str]]:
     """Return the photos of the grades that the model knows, and those without a partner, with the reason.
 
@@ -158,14 +159,15 @@ def find_labelled_photos(
         classes: of the model.
         cut: as `find_coins` takes it.
         joined: what --classes says.
+        keep_variants: whether the grades that it joins have their variants, such as au58+.
 
     Raises:
         UserError: there are no such photos.
     """
     label_of = {}
     grade_folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not is_hidden(path.name)]
-    grade_of = {path: class_name(path.name) for path in grade_folders}
-    class_of = choose_classes(grade_of.values(), None, joined, keep_variants=False)
+    grade_of = {path: class_name(path.name, keep_variants) for path in grade_folders}
+    class_of = choose_classes(grade_of.values(), None, joined, keep_variants)
     for grade_folder, grade in grade_of.items():
         names = (grade_folder.name, class_name(grade_folder.name, keep_variants=True), class_of.get(grade))
         label = next((classes.index(name) for name in names if name in classes), None)

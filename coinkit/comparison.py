@@ -1,12 +1,11 @@
 """Compare two models on the same photos."""
 
 import math
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 
-from coinkit.metrics import CONFIDENCE_LEVEL, RESAMPLES, Estimate, Predictions
+from coinkit.metrics import Estimate, Predictions, bootstrap_interval
 
 CHANCE = 0.05  # a difference that chance makes at least as often as this may be chance
 
@@ -66,19 +65,8 @@ def estimate_difference(first: np.ndarray, other: np.ndarray) -> Estimate:
     Args:
         first, other: (N,), values of the same photos.
     """
-    from scipy.stats import bootstrap
-
     difference = other.astype(float) - first
     low = high = math.nan
     if np.ptp(difference):
-        with warnings.catch_warnings(action="ignore"):
-            low, high = bootstrap(
-                (difference,),
-                np.mean,
-                n_resamples=RESAMPLES,
-                batch=100,
-                confidence_level=CONFIDENCE_LEVEL,
-                method="percentile",
-                rng=0,
-            ).confidence_interval
+        low, high = bootstrap_interval(difference, np.mean, "percentile")
     return Estimate(difference.mean(), float(low), float(high))

@@ -3,13 +3,14 @@
 import csv
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from coinkit.coin_finder import SURE
 from coinkit.faces import CIRCLES, source_of
 from coinkit.manifest import Photo, usable
-from coinkit.pages import data_uri, write_page
-from coinkit.photos import FACE_FOLDERS, open_photo
+from coinkit.pages import data_uri, encode_picture, write_page
+from coinkit.photos import FACE_FOLDERS, PhotoError, open_photo
 
 CUT_PAGE = "cut_coins.html"
 THUMBNAIL = (320, 160)  # pixels
@@ -27,10 +28,11 @@ def write_cut_page(dataset: Path, photos: list[Photo], source: Path) -> None:
     cut = sorted((photo for photo in usable(photos) if photo.circles), key=certainty)
     if not cut:
         return
-    coins = [
-        {"picture": thumbnail(dataset / photo.output), "name": photo.output, "faces": describe_faces(photo, source)}
-        for photo in cut[:MAX_SHOWN]
-    ]
+    coins = []
+    for photo in cut[:MAX_SHOWN]:
+        with suppress(PhotoError):  # the prepared photo is damaged; training names it
+            picture = thumbnail(dataset / photo.output)
+            coins.append({"picture": picture, "name": photo.output, "faces": describe_faces(photo, source)})
     write_page(CUT_PAGE, dataset / CUT_PAGE, coins=coins, count=len(cut), sure=SURE, circles=source / CIRCLES)
 
 
@@ -52,6 +54,4 @@ def describe_faces(photo: Photo, source: Path) -> list[dict]:
 
 def thumbnail(path: Path) -> str:
     """Return a small picture of a prepared photo as a data: URI, which embeds it in the page."""
-    file = io.BytesIO()
-    open_photo(path, *THUMBNAIL)[0].save(file, "JPEG", quality=85)
-    return data_uri(file.getvalue(), "jpeg")
+    return data_uri(encode_picture(open_photo(path, *THUMBNAIL)[0], "jpeg", quality=85), "jpeg")

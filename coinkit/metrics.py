@@ -223,8 +223,6 @@ def estimate_score(predictions: Predictions) -> dict[str, Estimate]:
     all photos are alike, such as all correct. Up to `MAX_BCA_PHOTOS` photos, it is bias-corrected and accelerated
     (Efron 1987), which takes time in proportion to the square of their number.
     """
-    from scipy.stats import bootstrap  # slow to import, and predict.py does not need it
-
     count = len(predictions.labels)
     others = {key: metric.compute for key, metric in METRICS.items() if not metric.is_share}
 
@@ -234,23 +232,28 @@ def estimate_score(predictions: Predictions) -> dict[str, Estimate]:
 
     lows = highs = np.full(len(others), math.nan)
     if count > 1:
-        with warnings.catch_warnings(action="ignore"):  # about what is nan
-            result = bootstrap(
-                (np.arange(count),),
-                compute_others,
-                vectorized=False,
-                n_resamples=RESAMPLES,
-                batch=100,
-                confidence_level=CONFIDENCE_LEVEL,
-                method="BCa" if count <= MAX_BCA_PHOTOS else "percentile",
-                rng=0,
-            )
-        lows, highs = result.confidence_interval
+        method = "BCa" if count <= MAX_BCA_PHOTOS else "percentile"
+        lows, highs = bootstrap_interval(np.arange(count), compute_others, method)
     intervals = dict(zip(others, zip(lows.tolist(), highs.tolist(), strict=True), strict=True))
     return {
         key: Estimate(value, *intervals[key]) if key in intervals else estimate_share(round(value * count), count)
         for key, value in score(predictions).items()
     }
+
+
+def bootstrap_interval(values: np.ndarray, statistic: Callable, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lower and the upper end of a statistic's interval, by a bootstrap; nan where it cannot be told.
+
+    Args:
+        values: (N,), what is drawn from.
+        statistic: computes one or several figures of drawn values.
+        method: as scipy.stats.bootstrap takes it.
+    """
+    from scipy.stats import bootstrap  # slow to import, and predict.py does not need it
+
+    settings = {"n_resamples": RESAMPLES, "batch": 100, "confidence_level": CONFIDENCE_LEVEL, "rng": 0}
+    with warnings.catch_warnings(action="ignore"):  # about what is nan
+        return bootstrap((values,), statistic, method=method, **settings).confidence_interval
 
 
 def estimate_share(part: int, whole: int) -> Estimate:

@@ -1,7 +1,10 @@
 """Pages to look at in a browser: fill in a template, embed a picture."""
 
 import base64
+import io
 from pathlib import Path
+
+from PIL import Image
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -15,6 +18,13 @@ def write_page(template: str, target: Path, **values: object) -> None:
     )
     page = environment.get_template(template).render(values)
     target.write_text(page, "utf-8", "backslashreplace")  # file names may be invalid Unicode
+
+
+def encode_picture(picture: Image.Image, kind: str, **options: object) -> bytes:
+    """Return the content of a picture file, of the kind "jpeg" or "png", with options as Pillow takes them."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
 
 
 def data_uri(file: bytes, kind: str) -> str:

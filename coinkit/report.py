@@ -9,7 +9,6 @@ metrics.json       the metrics with their 95 % intervals
 differences.csv    what another model graded otherwise, if there was one to compare with
 """
 
-import io
 import json
 import math
 import os
@@ -28,7 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 from coinkit.classes import has_bands
-from coinkit.cli import UserError
+from coinkit.cli import UserError, printable
 from coinkit.comparison import Comparison
 from coinkit.dataset import Split
 from coinkit.faces import Faces
@@ -46,7 +45,7 @@ from coinkit.metrics import (
     score_grades,
     summarise,
 )
-from coinkit.pages import data_uri
+from coinkit.pages import data_uri, encode_picture
 from coinkit.photos import ONE_FACE, TWO_PHOTOS, PhotoError
 from coinkit.review import MAX_COINS, ShownCoin, draw_coins, write_coins_page
 from coinkit.tables import table_writer
@@ -98,6 +97,9 @@ class Evaluation:
             del shown["band_accuracy"]  # which is the accuracy
         if not all(re.search(r"\d", name) for name in self.classes):
             del shown["mae_sheldon"]  # a class of several grades has no number
+        for steps in (1, 3):
+            if len(self.classes) <= steps + 1:
+                del shown[f"accuracy_within_{steps}"]  # which is always 100 %
         return shown
 
     @cached_property
@@ -136,7 +138,7 @@ def evaluate(networks: list[Network], classes: list[str], split: Split, device: 
             probabilities.append(result[0])
             noted.update(result[1])
     for path, reason in unread.items():
-        print(f"{path}: {reason}", file=sys.stderr)
+        print(f"{printable(path)}: {reason}", file=sys.stderr)
     if noted[ONE_FACE]:
         print(f"Warning: {noted[ONE_FACE]} of {len(read)} photos look like one face. {TWO_PHOTOS}", file=sys.stderr)
     for note in (NOT_CUT_OUT, CUT_OUT):
@@ -331,6 +333,4 @@ def write_differences(evaluation: Evaluation, comparison: Comparison, path: Path
 
 def picture_uri(picture: np.ndarray) -> str:
     """Return a picture (H, W, 3), uint8, as a data: URI, which embeds it in the page."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return data_uri(file.getvalue(), "png")
+    return data_uri(encode_picture(Image.fromarray(picture), "png"), "png")

@@ -1,6 +1,5 @@
 """Coins on a page to look at: each photo large enough to judge wear, its likeliest grades, and a heatmap on demand."""
 
-import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,7 +20,7 @@ from coinkit.faces import Faces, first_file, open_coin
 from coinkit.figures import OPACITY
 from coinkit.files import atomic_write
 from coinkit.heatmaps import heatmaps
-from coinkit.pages import data_uri, write_page
+from coinkit.pages import data_uri, encode_picture, write_page
 from coinkit.photos import PhotoError, prefetch
 
 MAX_COINS = 500  # on a page; their photos take about 20 MB
@@ -102,9 +101,7 @@ def read_pictures(coin: ShownCoin, size: tuple[int, int]) -> tuple[bytes, torch.
         photo = to_tensor(open_coin(coin.path, *size).photo)
     except PhotoError:
         return None
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=PICTURE_QUALITY)
-    return file.getvalue(), photo
+    return encode_picture(picture, "jpeg", quality=PICTURE_QUALITY), photo
 
 
 def with_heatmaps(
@@ -125,9 +122,7 @@ def draw_heatmap(heatmap: np.ndarray) -> bytes:
     layer = Image.fromarray(np.round(small * (SHADES - 1)).clip(0, SHADES - 1).astype(np.uint8), "P")
     colours = shades(SHADES)
     layer.putpalette(colours[:, :3].tobytes())
-    file = io.BytesIO()
-    layer.save(file, "PNG", transparency=colours[:, 3].tobytes())
-    return file.getvalue()
+    return encode_picture(layer, "png", transparency=colours[:, 3].tobytes())
 
 
 def shades(count: int) -> np.ndarray:

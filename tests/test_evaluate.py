@@ -75,7 +75,8 @@ def test_the_report_on_the_test_split(trained, tmp_path):
     page = (report / "index.html").read_text("utf-8")
     assert f"accuracy {right / 9:.1%} ({right} of 9 photos), within 1 grade " in page
     for key, metric in METRICS.items():
-        shown = key != "band_accuracy"  # which is the accuracy: each of these grades is a band
+        # Each of these grades is a band; and there are three, so none is more than three off.
+        shown = key not in ("band_accuracy", "accuracy_within_3")
         assert bool(re.search(rf"^{re.escape(metric.name)} ", result.stdout, re.MULTILINE)) == shown
         assert (f">{metric.name}<" in page) == (f">{metric.meaning}<" in page) == shown
     assert Evaluation(["vf20", "vf30"], [], np.array([0]), np.eye(2)[:1], {}).metrics == METRICS
@@ -187,6 +188,16 @@ def test_where_photos_are_looked_for(trained, tmp_path, capsys):
     (tmp_path / "classes.csv").write_text("grade,class\nvf30,worn\n")
     for joined, known in (("bands", ["g", "vf"]), (str(tmp_path / "classes.csv"), ["new", "worn"])):
         assert find_labelled_photos(tmp_path, known, joined=joined)[0].labels.tolist() == [1, 1]
+    (tmp_path / "classes.csv").write_text("grade,class\nvf30,worn\nvf30+,new\nvf30rb,new\n")
+    kept = find_labelled_photos(tmp_path, ["new", "worn"], joined=str(tmp_path / "classes.csv"), keep_variants=True)
+    assert kept[0].labels.tolist() == [0, 0]
+
+
+def test_an_accuracy_that_is_always_100_percent_is_not_shown():
+    for count, shown in ((2, set()), (3, {"accuracy_within_1"}), (5, {"accuracy_within_1", "accuracy_within_3"})):
+        classes = ["g04", "f12", "vf20", "xf40", "ms65"][:count]
+        evaluation = report.Evaluation(classes, [Path("a.jpg")], np.array([0]), np.eye(count)[:1], {})
+        assert {name for name in evaluation.metrics if "within" in name} == shown
 
 
 def test_a_folder_is_whole_or_as_it_was(tmp_path):

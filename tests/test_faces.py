@@ -85,6 +85,9 @@ def test_the_page_of_cut_coins_says_which_face_to_check(tmp_path):
     assert obverse < page.index("<pre>ms65/obverse/1.jpg,50,60,40</pre>") < reverse
     assert reverse < page.index("check it") < page.index("<pre>ms65/reverse/1.jpg,51,61,41</pre>")
     assert page.count("check it") == 1
+    (tmp_path / "1.jpg").write_bytes(b"damaged")
+    write_cut_page(tmp_path, [photo], tmp_path / "images")
+    assert "data:image" not in (tmp_path / "cut_coins.html").read_text("utf-8")
 
 
 def test_pairs_are_read_again_only_when_a_file_changes(pairs):
