@@ -61,14 +61,14 @@ from coinkit.dataset import (
     split_folder,
 )
 from coinkit.devices import autocast, choose_dtype, choose_memory_format, find_device
-from coinkit.files import exclusive_lock, require_disk_space
+from coinkit.files import exclusive_lock, relative_path, require_disk_space
 from coinkit.inference import build_model
 from coinkit.label_errors import LabelCheck, doubtful_coins
-from coinkit.layers import Residual, StandardisedConv2d
+from coinkit.layers import AveragePool, Residual, StandardisedConv2d
 from coinkit.losses import balanced_class_weights, share_learned, soft_labels
 from coinkit.photos import DATASET, SPLITS
 from coinkit.report import Evaluation, check_report
-from coinkit.tensorboard_log import TensorBoardLog, relative_path
+from coinkit.tensorboard_log import TensorBoardLog
 from coinkit.training_photos import file_digests, merge_digests, training_digests, training_rows, were_cut_out
 from coinkit.training_progress import Progress, format_duration
 from coinkit.training_report import report_labels, report_training
@@ -190,7 +190,7 @@ class CoinClassifier(nn.Module):
 
         width = min(image_width >> len(channels), MAX_FEATURE_MAP[0])
         height = min(image_height >> len(channels), MAX_FEATURE_MAP[1])
-        self.pool = nn.AdaptiveAvgPool2d((height, width))
+        self.pool = AveragePool((height, width))
         self.explained = self.pool if residual else self.explained  # the last activation lacks the skip connection
         self.fc1 = nn.Linear(channels[-1] * height * width, fc_features[0])
         self.dropout1 = nn.Dropout(dropout)
@@ -404,16 +404,18 @@ class Trainer:
             return 0.0, torch.empty(0, len(self.classes))
         # Augmentation and dropout are the same again after an interruption, and differ between processes.
         torch.manual_seed(derive_seed(self.args.seed, self.progress.steps, AUGMENTATION, distributed.RANK))
-        loss_sum, all_logits = 0.0, []
-        parts = augment(photos, strength).split(self.part_size()), labels.split(self.part_size())
-        for number, (part, part_labels) in enumerate(zip(*parts, strict=True), start=1):
-            self.parallel.require_backward_grad_sync = number == len(parts[0])  # exchange gradients once a step
-            logits = self.compute_logits(part)
-            losses = F.cross_entropy(logits, self.targets[part_labels], reduction="none")
-            loss = (losses * self.class_weights[part_labels]).sum() * distributed.WORLD_SIZE / photos_in_step
-            self.scaler.scale(loss).backward()
-            loss_sum += losses.sum().item()
-            all_logits.append(logits.detach().cpu())
+        loss_sum, all_logits, done = 0.0, [], 0
+        for batch in photos.split(self.args.batch_size):
+            for part in augment(batch, strength).split(self.part_size()):
+                part_labels = labels[done : done + len(part)]
+                done += len(part)
+                self.parallel.require_backward_grad_sync = done == len(photos)  # exchange gradients once a step
+                logits = self.compute_logits(part)
+                losses = F.cross_entropy(logits, self.targets[part_labels], reduction="none")
+                loss = (losses * self.class_weights[part_labels]).sum() * distributed.WORLD_SIZE / photos_in_step
+                self.scaler.scale(loss).backward()
+                loss_sum += losses.sum().item()
+                all_logits.append(logits.detach().cpu())
         return loss_sum, torch.cat(all_logits)
 
     def compute_logits(self, photos: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--per-grade", type=int, default=PER_GRADE, help="coins per grade")
     add("--faces", type=int, default=0, metavar="N", help="of so many coins per grade, draw a photo of each face")
     add("--seed", type=int, default=SEED, help="the same seed draws the same photos")
-    add("--workers", type=int, default=min(usable_cores(), 61), help="processes that draw (Windows: at most 61)")
+    add("--workers", type=int, default=usable_cores(), help="processes that draw")
     args = parser.parse_args()
     numbers = [sheldon_number(grade.lower()) for grade in args.grades]
     for grade, number in zip(args.grades, numbers, strict=True):

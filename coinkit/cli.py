@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+MAX_WINDOWS_WORKERS = 61  # Windows cannot wait for more processes at once
 LEAST_LIKENESS = 0.7  # of a flag to the one that is proposed for it, 0 to 1, as difflib has it
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt, from malloc.h
 
@@ -213,9 +214,13 @@ def home_path(name: str) -> Path:
 def worker_pool(workers: int) -> Iterator[Executor]:
     """Yield a pool of processes, or of threads where there is no shared memory for processes.
 
+    After an error or Ctrl-C, what has not begun is left undone.
+
     Raises:
         UserError: a process was killed.
     """
+    if sys.platform == "win32":
+        workers = min(workers, MAX_WINDOWS_WORKERS)
     try:
         pool = ProcessPoolExecutor(workers, initializer=start_worker)
         with ctrl_c_blocked():
@@ -224,10 +229,11 @@ def worker_pool(workers: int) -> Iterator[Executor]:
     except (OSError, NotImplementedError):
         pool = ThreadPoolExecutor(workers)
     try:
-        with pool:
-            yield pool
+        yield pool
     except BrokenProcessPool:
         raise UserError("a worker process was killed, perhaps out of memory: try --workers 1.") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def start_worker() -> None:

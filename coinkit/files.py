@@ -64,6 +64,14 @@ def short_name(name: str, suffix: str) -> str:
     return os.fsencode(name)[: MAX_NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
 
 
+def relative_path(path: Path, folder: Path) -> str:
+    """Return the path as seen from a folder, or the whole path if there is none, as between two drives of Windows."""
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:
+        return os.path.abspath(path)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder, and those that it is in, unless it is there.
 
@@ -115,7 +123,7 @@ def atomic_write(target: Path) -> Iterator[Path]:
 
 
 def replace(source: Path, target: Path) -> bool:
-    """Give a file the name of another, which it replaces; return False if the other cannot be replaced."""
+    """Rename a file, which may replace another, or a folder; return False if that is not allowed now."""
     for wait in (*REPLACE_WAITS, None):
         try:
             os.replace(source, target)
@@ -178,13 +186,15 @@ def replace_folder(folder: Path, partial: Path) -> None:
 
     A folder that cannot be renamed gets another content instead: the old content moves to "previous", `partial` is
     renamed to "complete", and from then on its content is what counts.
+
+    Raises:
+        UserError: a file in one of them is open in another program, on Windows.
     """
     previous = hidden_sibling(folder, "previous")
     try:
         if can_rename(folder):
-            if folder.exists():
-                os.rename(folder, previous)
-            os.rename(partial, folder)
+            if (folder.exists() and not replace(folder, previous)) or not replace(partial, folder):
+                raise UserError(f"{folder} is open in another program. Close it there, and run this again.")
         else:
             previous.mkdir()  # fails if a network disk has kept files of it, before anything has moved
             move_content(folder, previous)

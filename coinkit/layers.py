@@ -21,6 +21,15 @@ class StandardisedConv2d(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, padding=self.padding)
 
 
+class AveragePool(nn.AdaptiveAvgPool2d):
+    """Average pooling to a fixed size. On a Mac's GPU, PyTorch cannot do it where the size is no whole multiple."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, channels, *output_size) of x (N, channels, H, W)."""
+        is_multiple = all(size % wanted == 0 for size, wanted in zip(x.shape[2:], self.output_size, strict=True))
+        return super().forward(x) if is_multiple or x.device.type != "mps" else super().forward(x.cpu()).to(x.device)
+
+
 class Residual(nn.Module):
     """A block that halves the size, with a skip connection: average pooling and a 1x1 convolution of its input."""
 

@@ -1,7 +1,6 @@
 """What TensorBoard shows of a run: curves, settings and pictures. It takes little time and a few megabytes."""
 
 import math
-import os
 import threading
 import time
 import warnings
@@ -179,14 +178,6 @@ def mistake_pictures(
             true = classes[predictions.labels[index]]
             pictures.append((describe(true, classes[predicted], predictions.confidence[index]), picture))
     return pictures
-
-
-def relative_path(path: Path, folder: Path) -> str:
-    """Return the path as seen from a folder, or the whole path if there is none, as between two drives of Windows."""
-    try:
-        return os.path.relpath(path, folder)
-    except ValueError:
-        return os.path.abspath(path)
 
 
 def left_out_if_it_fails(what: str) -> AbstractContextManager:

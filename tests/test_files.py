@@ -5,13 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, add_photo, assert_fails, draw_photo, run_script, train
 
-from coinkit import files
+from coinkit import cli, files
 from coinkit.cli import UserError, worker_pool
 from coinkit.files import atomic_link
 
@@ -142,6 +145,27 @@ def test_a_folder_that_cannot_be_renamed_has_the_old_or_the_new_content(tmp_path
     assert contents[0] == old and contents[-1] == new and all(content in (old, new) for content in contents)
 
 
+@pytest.mark.parametrize("refused", [2, 9])
+def test_a_folder_with_a_file_that_is_open_elsewhere_is_as_before(tmp_path, monkeypatch, refused):
+    """As on Windows: it cannot be renamed, for a moment or for long."""
+    folder, replace, refusals = tmp_path / "report", os.replace, []
+
+    def refusing(source, to):
+        if source == folder and len(refusals) < refused:
+            refusals.append(to)
+            raise PermissionError(errno.EACCES, "Access is denied", str(source))
+        replace(source, to)
+
+    folder.mkdir()
+    (folder / "old").touch()
+    monkeypatch.setattr(os, "replace", refusing)
+    monkeypatch.setattr(files, "REPLACE_WAITS", (0.01, 0.01))
+    error = pytest.raises(UserError, match="report is open in another program") if refused > 2 else nullcontext()
+    with error, files.atomic_folder(folder) as partial:
+        (partial / "new").touch()
+    assert names(folder) == ({"old"} if refused > 2 else {"new"}) and names(tmp_path) == {"report"}
+
+
 # ---------------------------------------------------------------- network disks
 
 
@@ -270,6 +294,27 @@ def test_a_file_that_is_protected_can_be_linked(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", open_protected)
     atomic_link(tmp_path / "model.pth", tmp_path / "kept.pth")
     assert (tmp_path / "kept.pth").read_bytes() == b"weights"
+
+
+def test_windows_gets_no_more_processes_than_it_can_wait_for(monkeypatch):
+    started = []
+
+    def pool_of(workers, initializer):
+        started.append(workers)
+        return ThreadPoolExecutor(1)
+
+    monkeypatch.setattr(cli, "ProcessPoolExecutor", pool_of)
+    monkeypatch.setattr(sys, "platform", "win32")
+    with worker_pool(100):
+        pass
+    assert started == [61]
+
+
+def test_after_an_interruption_no_more_work_is_begun():
+    with pytest.raises(KeyboardInterrupt), worker_pool(1) as pool:
+        futures = [pool.submit(time.sleep, 0.1) for _ in range(20)]
+        raise KeyboardInterrupt
+    assert any(future.cancelled() for future in futures)
 
 
 def test_a_worker_that_is_killed_is_told_in_words():

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, parse_experiment_plugin_data
 from torch.nn import functional as F
 
+import coin_classifier_custom as coin
 from benchmarks import gpu, training_step
 from coinkit.augment import augment, relight_faces
 from coinkit.checkpoints import is_false_start
@@ -203,11 +204,20 @@ def test_a_finished_run_can_be_given_more_epochs(dataset, tmp_path):
     assert "has trained 2 epochs already" in result.stdout and "Epoch 3" not in result.stdout
 
 
+def test_an_accumulated_step_takes_the_memory_of_one_batch(dataset, tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(coin, "augment", lambda photos, strength: sizes.append(len(photos)) or photos / 255)
+    options = [*SMALL, "--data", dataset, "--output", tmp_path, "--runs", tmp_path, "--num-epochs", 1]
+    monkeypatch.setattr(sys, "argv", ["", *map(str, [*options, "--batch-size", 2, "--accumulate", 5])])
+    assert not coin.main()
+    assert sizes == [2] * 12
+
+
 def test_accumulated_batches_make_the_same_step_as_large_ones(tmp_path):
     weights = []
     for name, options in (("large", ["--batch-size", 4]), ("small", ["--batch-size", 2, "--accumulate", 2])):
         make_dataset(tmp_path / name / "coin_dataset")
-        result = train(tmp_path / name, "--num-epochs", 1, "--dropout", 0, *options)
+        result = train(tmp_path / name, "--num-epochs", 1, "--dropout", 0, "--augment", 0, *options)
         assert result.returncode == 0, result.stderr
         weights.append(load(tmp_path / name)["model_state_dict"])
     for name, tensor in weights[0].items():
