@@ -66,11 +66,7 @@ def main() -> int:
     args = parse_arguments()
     coins, alone = find_coins(find_inputs(args.photos), args.cut, args.faces)
     paths = list(dict.fromkeys(coins))
-    for path, reason in alone.items():
-        print(f"{printable(path)}: {reason}", file=sys.stderr)
-    if not paths:
-        return 1
-    heatmap_of = heatmap_paths(args.heatmap, paths) if args.heatmap else {}
+    heatmap_of = heatmap_paths(args.heatmap, paths) if args.heatmap and paths else {}
     device = find_device(args.device)
     networks, classes = load_networks(args.checkpoint, device)
     top_k = min(args.top_k, len(classes))
@@ -91,7 +87,7 @@ def main() -> int:
 
     if args.json:
         format_prediction = format_json
-    elif len(paths) == 1:
+    elif len(paths) <= 1:
         format_prediction = partial(format_text, explained=describe_classes(classes))
     else:
         widths = max(len(printable(path)) for path in paths), max(map(len, [*classes, "grade"]))
@@ -101,16 +97,15 @@ def main() -> int:
         if has_bands(classes):  # of two answers in a line, it is told which is which
             tell(pad_line("photo", [("grade", "confidence"), ("band", "confidence")], "note", widths))
 
-    unreadable = len(alone)
+    failures = 0
     shown = []  # for --html
+    results = chain(alone.items(), grade_photos(networks, paths, args.tta, device))
+    count = len(alone) + len(paths)
     with csv_table(args.csv, top_k, classes) if args.csv else nullcontext() as table:
-        if table:
-            table.writerows([path, "", "", reason] for path, reason in alone.items())
-        graded = grade_photos(networks, paths, args.tta, device)
-        for path, result in tqdm(graded, total=len(paths), unit="photo", leave=False, disable=len(paths) == 1 or None):
-            if isinstance(result, PhotoError):
+        for path, result in tqdm(results, total=count, unit="photo", leave=False, disable=count == 1 or None):
+            if isinstance(result, str | PhotoError):  # why it has no grade
                 tqdm.write(f"{printable(path)}: {result}", file=sys.stderr)
-                unreadable += 1
+                failures += 1
                 if table:
                     table.writerow([path, "", "", result])
                 continue
@@ -120,14 +115,18 @@ def main() -> int:
                 table.writerow(format_row(prediction))
             if args.heatmap:
                 label = classes.index(prediction.top[0][0])
-                write_heatmap(networks[0].model, path, label, heatmap_of[path], device)
+                try:
+                    write_heatmap(networks[0].model, path, label, heatmap_of[path], device)
+                except PhotoError as error:
+                    tqdm.write(f"No heatmap of {printable(path)}: {error}", file=sys.stderr)
+                    failures += 1
             if args.html:
                 shown.append((path, result[0].numpy(), prediction.note))
     if shown:
         from coinkit.review import write_grades
 
         write_grades(shown, classes, networks[0].model, device, args.checkpoint, args.html)
-    return 1 if unreadable else 0
+    return 1 if failures else 0
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -79,6 +79,8 @@ SEED = 0
 SIZE = (1024, 512)  # of prepared photos: width and height in pixels
 JPEG_QUALITY = 95  # saved at full colour resolution, since toning is a matter of colour
 
+START_BYTES = 64  # of a photo; in each format, some of them are not zero
+
 # To estimate the disk space.
 JPEG_BYTES_PER_PIXEL = 0.5  # photos of real Morgan dollars take 0.34 to 0.62
 MANIFEST_BYTES_PER_PHOTO = 1600  # with its copy
@@ -107,7 +109,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--size", type=int, nargs=2, default=SIZE, metavar=("WIDTH", "HEIGHT"), help="of prepared photos, in pixels")
     add("--cut", action="store_true", help=f"cut the coins out of the photos in {PHOTO_FOLDER}/, too")
     add("--full-size", choices=("link", "copy"), help="do not shrink photos, but hard-link or copy their files")
-    add("--workers", type=int, default=min(usable_cores(), 61), help="processes that read photos (Windows: at most 61)")
+    add("--workers", type=int, default=usable_cores(), help="processes that read photos")
     add("--grades", nargs="+", metavar="GRADE", help="use only these grades")
     classes_help = (
         f"join grades: to the bands of the scale; to five classes ({FIVE_IN_WORDS}); or as a table says, whose columns "
@@ -374,8 +376,14 @@ def prepare_photos(photos: list[Photo], previous: list[Photo], dataset: Path, ar
 
 
 def is_whole(prepared: Path, row: Photo) -> bool:
-    """Tell whether a prepared photo is as large as it was when it was written, as far as its row knows."""
-    return prepared.is_file() and row.output_bytes in (0, prepared.stat().st_size)
+    """Tell whether a prepared photo is as large as it was when it was written, as far as its row knows.
+
+    A crash of the computer may leave a file of the right size that is full of zeros.
+    """
+    if not prepared.is_file() or row.output_bytes not in (0, prepared.stat().st_size):
+        return False
+    with prepared.open("rb") as file:
+        return any(file.read(START_BYTES))
 
 
 def reuse_row(photo: Photo, old: Photo) -> Photo:
@@ -440,8 +448,9 @@ def select_and_split(
         find_file: returns where to open a photo.
 
     Raises:
-        UserError: fewer than 2 grades have usable photos.
+        UserError: fewer than 2 grades have usable photos, or photos of the dataset lie outside of --source.
     """
+    check_source(photos, previous, args.source)
     previous = [] if args.reshuffle else previous
     photos += find_missing(photos, previous)
     leave_out_copies(photos)
@@ -461,6 +470,31 @@ def count_moved_by_reshuffle(photos: list[Photo], args: argparse.Namespace) -> i
     again = [replace(photo, reason="" if is_crossing(photo) else photo.reason) for photo in photos]
     assign_splits(again, [], args.ratios, args.seed)
     return sum(photo.split != new.split for photo, new in zip(photos, again, strict=True) if not new.reason)
+
+
+def check_source(photos: list[Photo], previous: list[Photo], source: Path) -> None:
+    """Make sure that no photo of the previous dataset is lost only because `source` is another folder.
+
+    Raises:
+        UserError: photos of the dataset lie outside of it.
+    """
+    missing = {row.source for row in find_missing(photos, previous)}
+    outside = [
+        row.source
+        for row in previous
+        if row.output and row.source in missing
+        if os.path.exists(row.source) and not is_inside(row.source, source)
+    ]
+    if outside:
+        raise UserError(
+            f"{len(outside)} photos of the dataset are not in {source}, but elsewhere, such as "
+            f"{printable(outside[0])}: put all photos into one folder, or name another --output."
+        )
+
+
+def is_inside(path: str, folder: Path) -> bool:
+    """Tell whether a path lies in a folder, by their names."""
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
 
 
 def find_missing(photos: list[Photo], previous: list[Photo]) -> list[Photo]:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from coinkit.cli import UserError
+from coinkit.cli import UserError, printable
 from coinkit.files import is_hidden
 from coinkit.grades import class_name, scale_order
 from coinkit.photos import (
@@ -95,17 +95,17 @@ class PhotoReader:
         try:
             photo = self.open(path)
         except PhotoMemoryError as error:
-            tqdm.write(f"Left out this time: {path}: {error}.", file=sys.stderr)
+            tqdm.write(f"Left out this time: {printable(path)}: {error}.", file=sys.stderr)
             return None
         except PhotoError as error:
             if path not in self.unreadable:
                 self.unreadable.add(path)
                 if len(self.unreadable) > self.max_unreadable:
                     raise UserError(
-                        f"{path}: {error}. Now more photos are unreadable than the {self.max_unreadable} that may be "
-                        "left out. Run python prepare_dataset.py again."
+                        f"{printable(path)}: {error}. Now more photos are unreadable than the {self.max_unreadable} "
+                        "that may be left out. Delete them, and run python prepare_dataset.py again."
                     ) from None
-                tqdm.write(f"Left out: {path}: {error}.", file=sys.stderr)
+                tqdm.write(f"Left out: {printable(path)}: {error}.", file=sys.stderr)
             return None
         self.unreadable.discard(path)
         if len(self.cache) + 1 <= self.cache_limit:

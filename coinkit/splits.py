@@ -48,7 +48,7 @@ def keep_coins_together(photos: list[Photo]) -> None:
                 continue
             if len(splits) == 1:
                 photo.split = splits[0]
-            else:
+            elif not photo.reason:
                 photo.reason = (
                     f"shows the coin of photos in {' and '.join(splits)} (--reshuffle puts them in one split)"
                 )

@@ -23,6 +23,7 @@ from coinkit.checkpoints import FORMAT_VERSION, load_checkpoint
 from coinkit.classes import JOINED, has_bands
 from coinkit.cli import UserError
 from coinkit.faces import Faces
+from coinkit.photos import PhotoError
 from coinkit.review import write_grades
 
 BEST, LAST = "coin_classifier_custom_best.pth", "coin_classifier_custom_last.pth"
@@ -402,6 +403,29 @@ def test_a_heatmap_lies_over_its_photo_and_a_note_follows_the_grades(trained, tm
         assert picture.format == "PNG" and picture.size == (1024, 512)
         colours = np.ptp(np.asarray(picture).astype(int), axis=2)
     assert colours.max() > 60  # the photo itself is grey
+
+
+def test_a_photo_that_cannot_be_read_again_loses_its_heatmap_and_not_the_table(trained, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise PhotoError("cannot be read (Input/output error)")
+
+    photo, table = trained / "coin_dataset/test/ms65/0.jpg", tmp_path / "grades.csv"
+    options = ["--checkpoint", trained / BEST, "--heatmap", tmp_path / "why.png", "--csv", table, "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, [photo, *options])])
+    monkeypatch.setattr(command, "open_coin", fail)
+    assert command.main() == 1
+    assert f"No heatmap of {photo}: cannot be read" in capsys.readouterr().err
+    assert table.read_text("utf-8-sig").count("\n") == 2
+
+
+def test_coins_without_a_partner_are_in_the_table_even_if_all_are(trained, tmp_path):
+    for name in ("obverse/a.jpg", "reverse/b.jpg"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(trained / "coin_dataset/test/ms65/0.jpg", tmp_path / name)
+    result = predict(trained, tmp_path, "--csv", tmp_path / "grades.csv")
+    assert result.returncode == 1 and result.stderr.count("\n") == 2
+    rows = (tmp_path / "grades.csv").read_text("utf-8-sig").splitlines()
+    assert len(rows) == 3 and all("partner" in row or "no photo" in row for row in rows[1:])
 
 
 def test_heatmaps_of_several_photos_lie_in_a_folder_as_the_photos_do(trained, tmp_path):

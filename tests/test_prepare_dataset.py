@@ -132,7 +132,7 @@ def test_a_prepared_photo_that_is_damaged_is_prepared_again(images, tmp_path):
     row = next(iter(prepare(tmp_path).values()))
     damaged = tmp_path / "coin_dataset" / row["output"]
     size = damaged.stat().st_size
-    for content in (b"", damaged.read_bytes()[:-100]):
+    for content in (b"", damaged.read_bytes()[:-100], bytes(size)):
         damaged.unlink()
         damaged.write_bytes(content)
         prepare(tmp_path)
@@ -180,6 +180,20 @@ def test_photos_that_go_and_come_back_keep_their_splits(images, tmp_path):
     after = prepare(tmp_path)
     assert {source: after[source] for source in before} == before
     assert len(list(tmp_path.glob("coin_dataset/*/vf30/*.jpg"))) == 12
+
+
+def test_another_source_does_not_empty_the_dataset(images, tmp_path):
+    prepare(tmp_path)
+    before = snapshot(tmp_path / "coin_dataset")
+    for seed in range(6):
+        add_photo(tmp_path / "more", ("vf30", "ms65")[seed % 2], f"{seed}.jpg", 700 + seed)
+    for flags in ([], ["--reshuffle"], ["--dry-run"]):
+        error = fails(tmp_path, "--source", "more", *flags)
+        assert "24 photos of the dataset are not in more, but elsewhere, such as images/" in error
+        assert snapshot(tmp_path / "coin_dataset") == before
+    shutil.copytree(images, tmp_path / "copied")
+    rows = prepare(tmp_path, "--source", "copied")
+    assert len(rows) == 24 and not any(row["reason"] for row in rows.values()), "the same photos are there"
 
 
 def test_a_grade_without_training_photos_is_told_of(images, tmp_path):
