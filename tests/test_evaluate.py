@@ -79,7 +79,8 @@ def test_the_report_on_the_test_split(trained, tmp_path):
         shown = key not in ("band_accuracy", "accuracy_within_3")
         assert bool(re.search(rf"^{re.escape(metric.name)} ", result.stdout, re.MULTILINE)) == shown
         assert (f">{metric.name}<" in page) == (f">{metric.meaning}<" in page) == shown
-    assert Evaluation(["vf20", "vf30"], [], np.array([0]), np.eye(2)[:1], {}).metrics == METRICS
+    fine = ["vf20", "vf30", "vf35", "au55", "ms65"]
+    assert Evaluation(fine, [], np.array([0]), np.eye(5)[:1], {}).metrics == METRICS
 
     assert "Warning" not in result.stderr
 
