@@ -97,15 +97,14 @@ def main() -> int:
         if has_bands(classes):  # of two answers in a line, it is told which is which
             tell(pad_line("photo", [("grade", "confidence"), ("band", "confidence")], "note", widths))
 
-    failures = 0
-    shown = []  # for --html
+    shown, ungraded, heatmaps_missing = [], {}, 0
     results = chain(alone.items(), grade_photos(networks, paths, args.tta, device))
     count = len(alone) + len(paths)
     with csv_table(args.csv, top_k, classes) if args.csv else nullcontext() as table:
         for path, result in tqdm(results, total=count, unit="photo", leave=False, disable=count == 1 or None):
             if isinstance(result, str | PhotoError):  # why it has no grade
                 tqdm.write(f"{printable(path)}: {result}", file=sys.stderr)
-                failures += 1
+                ungraded[path] = result
                 if table:
                     table.writerow([path, "", "", result])
                 continue
@@ -119,14 +118,14 @@ def main() -> int:
                     write_heatmap(networks[0].model, path, label, heatmap_of[path], device)
                 except PhotoError as error:
                     tqdm.write(f"No heatmap of {printable(path)}: {error}", file=sys.stderr)
-                    failures += 1
+                    heatmaps_missing += 1
             if args.html:
                 shown.append((path, result[0].numpy(), prediction.note))
-    if shown:
+    if args.html:
         from coinkit.review import write_grades
 
-        write_grades(shown, classes, networks[0].model, device, args.checkpoint, args.html)
-    return 1 if failures else 0
+        write_grades(shown, ungraded, classes, networks[0].model, device, args.checkpoint, args.html)
+    return 1 if ungraded or heatmaps_missing else 0
 
 
 def parse_arguments() -> argparse.Namespace:

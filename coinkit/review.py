@@ -144,6 +144,7 @@ def write_coins_page(template: str, target: Path, **values: object) -> None:
 
 def write_grades(
     graded: list[tuple[Path | Faces, np.ndarray, str]],
+    ungraded: dict[Path | Faces, str | PhotoError],
     classes: list[str],
     model: nn.Module,
     device: torch.device,
@@ -154,6 +155,7 @@ def write_grades(
 
     Args:
         graded: for each photo its path, the probabilities of its grades, (classes,), and a note, which may be "".
+        ungraded: photos without a grade, with the reason.
         classes: the names of the grades.
         model: for the heatmaps.
         device: where the model is.
@@ -174,6 +176,7 @@ def write_grades(
             coins_text=text,
             about={"checkpoint": ", ".join(map(str, checkpoints))},
             coins=list(draw_coins(shown, classes, model, device, partial(data_uri, kind="jpeg"))),
+            ungraded={printable(path): reason for path, reason in ungraded.items()},
             classes=classes,
             kinds={},
             orders={"confidence": "least sure first", "predicted": "grade"},
