@@ -4,7 +4,7 @@
     python evaluate.py --split val                      another split
     python evaluate.py --data more --output report2     other photos, in a folder for each grade
     python evaluate.py --data more --cut                the coins cut out, as prepare_dataset.py --cut does
-    python evaluate.py --data more --classes bands      the grades joined, as prepare_dataset.py --classes does
+    python evaluate.py --data more --classes my.csv     the grades joined, as prepare_dataset.py --classes does
     python evaluate.py --checkpoint a.pth b.pth         the mean of several networks; heatmaps are of the first
     python evaluate.py --checkpoint a.pth --against b.pth    which of two networks is better
 
@@ -158,7 +158,7 @@ def find_labelled_photos(
         folder: with a folder for each grade.
         classes: of the model.
         cut: as `find_coins` takes it.
-        joined: what --classes says.
+        joined: what --classes says; if it says nothing, grades are joined as those of the model are.
         keep_variants: whether the grades that it joins have their variants, such as au58+.
 
     Raises:
@@ -167,6 +167,8 @@ def find_labelled_photos(
     label_of = {}
     grade_folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not is_hidden(path.name)]
     grade_of = {path: class_name(path.name, keep_variants) for path in grade_folders}
+    if not joined and len(known := joined_by(classes)) == 1:
+        joined = known[0]
     class_of = choose_classes(grade_of.values(), None, joined, keep_variants)
     for grade_folder, grade in grade_of.items():
         names = (grade_folder.name, class_name(grade_folder.name, keep_variants=True), class_of.get(grade))

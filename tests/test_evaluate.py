@@ -186,6 +186,7 @@ def test_where_photos_are_looked_for(trained, tmp_path, capsys):
     shutil.copytree(dataset / "val" / "vf30", tmp_path / ".thumbnails")
     capsys.readouterr()
     assert len(find_labelled_photos(tmp_path, ["vf30"])[0].paths) == 2 and not capsys.readouterr().err
+    assert find_labelled_photos(tmp_path, ["g", "f", "vf", "xf", "ms"])[0].labels.tolist() == [2, 2]
     (tmp_path / "classes.csv").write_text("grade,class\nvf30,worn\n")
     for joined, known in (("bands", ["g", "vf"]), (str(tmp_path / "classes.csv"), ["new", "worn"])):
         assert find_labelled_photos(tmp_path, known, joined=joined)[0].labels.tolist() == [1, 1]
