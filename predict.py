@@ -219,7 +219,7 @@ def make_prediction(
         notes.append("unsure")
     if band and band[1] < min_band_confidence:
         notes.append("unsure of the band")
-    if band and join_grade(top[0][0], JOINED["bands"]) != band[0]:
+    elif band and join_grade(top[0][0], JOINED["bands"]) != band[0]:
         notes.append("another band is likelier than that of the grade")
     return Prediction(path, top, band, ", ".join(notes))
 

@@ -38,6 +38,7 @@ from coinkit.cut_page import CUT_PAGE, write_cut_page
 from coinkit.dataset_report import (
     print_changed_classes,
     print_changed_cutting,
+    print_changed_size,
     print_crossing,
     print_left_out,
     print_other_files,
@@ -59,6 +60,7 @@ from coinkit.files import (
 from coinkit.grades import class_name
 from coinkit.manifest import (
     COPY,
+    FULL_SIZE,
     MANIFEST,
     MISSING,
     NOT_CHOSEN,
@@ -108,7 +110,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=int, default=SEED, help="the same seed and photos give the same splits")
     add("--size", type=int, nargs=2, default=SIZE, metavar=("WIDTH", "HEIGHT"), help="of prepared photos, in pixels")
     add("--cut", action="store_true", help=f"cut the coins out of the photos in {PHOTO_FOLDER}/, too")
-    add("--full-size", choices=("link", "copy"), help="do not shrink photos, but hard-link or copy their files")
+    add("--full-size", choices=FULL_SIZE, help="do not shrink photos, but hard-link or copy their files")
     add("--workers", type=int, default=usable_cores(), help="processes that read photos")
     add("--grades", nargs="+", metavar="GRADE", help="use only these grades")
     classes_help = (
@@ -129,6 +131,8 @@ def parse_arguments() -> argparse.Namespace:
     if args.cut and args.full_size:
         parser.error("--cut makes new photos, of --size, so there is no --full-size")
     parser.check_minimum(args, 1, "size", "workers")
+    if args.size[0] < args.size[1]:
+        parser.error("--size is WIDTH HEIGHT: a photo of both faces is twice as wide as high")
     return args
 
 
@@ -164,6 +168,7 @@ def prepare(args: argparse.Namespace, output: Path) -> list[Photo]:
         print(f"Photos that are already in {args.output} keep their split; --reshuffle splits anew.")
     print_changed_classes(photos, previous)
     print_changed_cutting(photos, previous)
+    print_changed_size(photos, previous)
     if args.dry_run:
         prepare_photos(photos, previous, output, args)
         select_and_split(photos, previous, args, source_of)
@@ -297,7 +302,7 @@ def estimate_bytes(photos: list[Photo], previous: list[Photo], staging: Path, ar
     new = [photo for photo in usable(photos) if not is_unchanged(photo, in_dataset.get(photo.source))]
     new = [photo for photo in new if not (staging / staged_name(photo)).exists()]
     copied = sum(photo.file_bytes for photo in new if photo.preparation == "copy")
-    made = sum(photo.preparation not in ("copy", "link") for photo in new)
+    made = sum(photo.preparation not in FULL_SIZE for photo in new)
     jpeg_bytes = int(made * args.size[0] * args.size[1] * JPEG_BYTES_PER_PIXEL)
     return copied + jpeg_bytes + MANIFEST_BYTES_PER_PHOTO * len(photos)
 
@@ -541,7 +546,7 @@ def assign_output_paths(photos: list[Photo]) -> None:
             photo.output = ""
     taken = {(photo.grade, Path(photo.output).stem.lower()) for photo in photos if photo.output}
     for photo in usable(photos):
-        suffix = Path(photo.source).suffix.lower() if photo.preparation in ("link", "copy") else ".jpg"
+        suffix = Path(photo.source).suffix.lower() if photo.preparation in FULL_SIZE else ".jpg"
         name = Path(photo.output).stem
         if not name:
             # Letters of any script are kept; characters that a file system may refuse become "_".

@@ -6,10 +6,10 @@ from statistics import median
 
 from coinkit.classes import bands_of
 from coinkit.cli import printable
-from coinkit.faces import CIRCLES
+from coinkit.faces import CIRCLES, FACE_WORDS
 from coinkit.files import is_hidden
 from coinkit.grades import is_proof, scale_order, sheldon_number
-from coinkit.manifest import MISSING, NOT_CHOSEN, Photo, usable
+from coinkit.manifest import FULL_SIZE, MISSING, NOT_CHOSEN, Photo, usable
 from coinkit.photos import ONE_FACE, PHOTO_FOLDER, SPLITS, TWO_PHOTOS, is_photo_name
 from coinkit.splits import is_crossing, split_sizes
 
@@ -42,6 +42,9 @@ def print_unused(counts: dict[Path, int], source: Path) -> None:
         print(f"Photos not used, because they lie in the wrong folder: {count} in {printable(folder)}")
     if others := list(counts.values())[MAX_FOLDERS:]:
         print(f"... and {sum(others)} more in {len(others)} other folders")
+    for face, words in FACE_WORDS.items():
+        if folders := [folder for folder in counts if words.fullmatch(folder.name.lower())]:
+            print(f"Rename {printable(folders[0])}, and others with this name, to {face}.")
     if counts:
         print(f"Photos of both faces go into {printable(source)}/<grade>/{PHOTO_FOLDER}/. {TWO_PHOTOS}")
 
@@ -63,6 +66,16 @@ def print_changed_cutting(photos: list[Photo], previous: list[Photo]) -> None:
     changed = sum(photo.source in before and not photo.circles for photo in usable(photos))
     if changed:
         print(f"Warning: {changed} photos were cut out before, and are not now. To cut them out again, add --cut.")
+
+
+def print_changed_size(photos: list[Photo], previous: list[Photo]) -> None:
+    """Print how many photos of the previous dataset had another size, which a forgotten --size may have changed."""
+    size_of = {old.source: old.preparation.split()[0] for old in previous if old.output and old.preparation}
+    now = {photo.source: photo.preparation.split()[0] for photo in usable(photos)}
+    changes = Counter((size_of[source], size) for source, size in now.items() if size_of.get(source, size) != size)
+    for (before, size), count in changes.items():
+        if before not in FULL_SIZE and size not in FULL_SIZE:
+            print(f"{count} photos were {before} pixels before, and are {size} now (--size).")
 
 
 def print_report(photos: list[Photo], ratios: list[float]) -> None:
@@ -132,7 +145,10 @@ def print_doubtful_names(photos: list[Photo]) -> None:
         print(f"\nWarning: separate grades, but with the same number on the Sheldon scale: {'; '.join(same_number)}.")
     if details := [grade for grade in unknown if sheldon_number(grade.split()[0]) is not None]:
         print(f"Words after the number make a grade of its own, apart from the straight one: {', '.join(details)}.")
-    if unknown or same_number:
+    joined = {photo.grade for photo in usable(photos) if photo.grade != photo.source_grade}
+    if joined.intersection(unknown):
+        print("In the table of --classes, name classes after their grades, such as vf or ms65, to give them a place.")
+    elif unknown or same_number:
         print(
             "If you did not mean that, rename their folders, such as fine 12 to f12, or join them with --classes "
             "FILE.csv, and run this again."
@@ -200,7 +216,8 @@ def print_coins(photos: list[Photo]) -> None:
         sizes = ", ".join(f"{count} with {size}" for size, count in sorted(sizes.items()))
         print(f"\nCoins with several photos: {len(several)} ({sizes} photos). {IF_DIFFERENT}")
         lines = [f"{photo.source}: {photo.match}" for group in several for photo in group if photo.match]
-        print_photos("taken for another photo of a coin:", lines)
+        if lines:
+            print_photos("taken for another photo of a coin:", lines)
 
 
 def print_crossing(photos: list[Photo], moving: int) -> None:

@@ -234,9 +234,11 @@ def _join_namesakes(photos: list[Path]) -> tuple[dict[Path, Path], dict[Path, st
         The reverse of each obverse; and the photos without a partner, with the reason.
     """
     pairs, alone = {}, {}
+    both = len(set(map(_face, photos))) == 2
     for path in photos:
-        other_face = FACE_FOLDERS[1 - FACE_FOLDERS.index(_face(path))]
-        alone[path] = f"no photo of its {other_face} among these has the same name: give both the same name"
+        other = FACE_FOLDERS[1 - FACE_FOLDERS.index(_face(path))]
+        no_namesake = f"no photo of its {other} among these has the same name: give both the same name"
+        alone[path] = no_namesake if both else f"its {other} is missing: none of these photos is in a folder {other}"
     for name_of in (_name, _name_without_word, _name_without_letter, _numbers):
         by_name = defaultdict(list)
         for path in alone:

@@ -22,6 +22,8 @@ MANIFEST, COPY = "manifest.csv", ".manifest.csv"
 MISSING = "no longer there"  # it was in the dataset, and its file is gone
 NOT_CHOSEN = "its grade is not used (--grades, --classes)"
 
+FULL_SIZE = ("link", "copy")  # a photo's `preparation`, if its file is kept as it is
+
 
 @dataclass(slots=True)
 class Photo:

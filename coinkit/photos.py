@@ -152,6 +152,8 @@ def read_photo_file(path: Path) -> bytes:
             raise PhotoError("not a file" if path.exists() else "no such file")
         if path.suffix.lower() in RAW_SUFFIXES:  # Pillow would open the small preview in some
             raise PhotoError("a camera's raw file: save it as JPEG")
+        if not path.stat().st_size:
+            raise PhotoError("an empty file: copy it again, or remove it")
         if path.stat().st_size > MAX_BYTES:
             size, limit = path.stat().st_size / 1e6, MAX_BYTES / 1e6
             raise PhotoError(f"too large: {size:.0f} MB, and the limit is {limit:.0f} MB: save it as JPEG, or smaller")
@@ -241,7 +243,7 @@ def as_photo_error() -> Iterator[None]:
     except PhotoError:
         raise
     except UnidentifiedImageError:
-        raise PhotoError(f"not a {FORMAT_NAMES} photo that can be read: save it as JPEG") from None
+        raise PhotoError(f"not a {FORMAT_NAMES} photo that can be read: save it as JPEG, or remove it") from None
     except Exception as error:  # a decoder may raise anything when a file is damaged
         if is_out_of_memory(error):
             raise PhotoMemoryError("not enough memory for it now: close other programs") from error

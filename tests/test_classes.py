@@ -147,6 +147,10 @@ def test_wrong_grades_and_classes_are_told(images, tmp_path):
     assert_fails(result, "no photos of f12", "but of g06, vf20")
     assert_fails(run_script("prepare_dataset.py", "--classes", "band", cwd=tmp_path), "Give bands, five")
     assert_fails(run_script("prepare_dataset.py", "--classes", "no.csv", cwd=tmp_path), "no such table", "grade,class")
+    (tmp_path / "classes.csv").write_text("grade,class\nvf30,low\nms65,high\n")
+    result = run_script("prepare_dataset.py", "--classes", "classes.csv", "--dry-run", cwd=tmp_path)
+    assert "In the table of --classes, name classes after their grades" in result.stdout, result.stderr
+    assert "rename their folders" not in result.stdout
     result = run_script("prepare_dataset.py", "--grades", "vf20", "vf30", "--classes", "bands", cwd=tmp_path)
     assert_fails(result, "fewer than 2 grades")
     assert not (tmp_path / "coin_dataset").exists()

@@ -124,6 +124,8 @@ def test_the_temperature_of_the_checkpoint_decides_how_sure_it_is(trained, tmp_p
 
 def test_a_photo_that_cannot_be_read_is_named_and_the_others_graded(trained, tmp_path):
     (tmp_path / "text.jpg").write_text("no photo")
+    (tmp_path / "nothing.jpg").touch()
+    assert_fails(predict(trained, tmp_path / "nothing.jpg"), "nothing.jpg: an empty file: copy it again")
     result = predict(trained, tmp_path / "text.jpg", "missing.jpg", "coin_dataset/test/g06/0.jpg", "--json")
     assert result.returncode == 1 and len(parse_json(result)) == 1
     assert "text.jpg: not a" in result.stderr and "missing.jpg: no such file" in result.stderr
@@ -328,6 +330,10 @@ def test_a_grade_outside_the_likeliest_band_is_noted():
             Path("photo.jpg"), torch.tensor(shares), [], ["g06", "vf20", "vf30"], 3, 0.0, 0.0
         )
         assert answer.note == ("another band is likelier than that of the grade" if disagree else "")
+    unsure = command.make_prediction(
+        Path("a.jpg"), torch.tensor([0.4, 0.3, 0.3]), [], ["g06", "vf20", "vf30"], 3, 0, 0.9
+    )
+    assert unsure.note == "unsure of the band"
 
 
 def test_a_terminal_shows_a_bar_that_the_output_is_free_of(trained):

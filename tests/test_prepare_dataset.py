@@ -279,6 +279,15 @@ def test_a_manifest_without_a_newer_column_keeps_its_splits_and_a_damaged_one_is
     assert path.read_bytes() == damaged
 
 
+def test_another_size_than_before_is_told(images, tmp_path):
+    prepare(tmp_path, "--size", 256, 128)
+    result = run_script("prepare_dataset.py", cwd=tmp_path)
+    assert "24 photos were 256x128 pixels before, and are 1024x512 now (--size)." in result.stdout
+    assert "--size is WIDTH HEIGHT" in fails(tmp_path, "--size", 128, 256)
+    prepare(tmp_path, "--full-size", "link")
+    assert "before" not in run_script("prepare_dataset.py", cwd=tmp_path).stdout
+
+
 def test_photos_in_other_folders_are_told_of(images, tmp_path):
     for folder in (images / "vf30" / "4000x2000", images / "vf30" / "6000x3000" / "more", images):
         folder.mkdir(exist_ok=True)
@@ -288,6 +297,9 @@ def test_photos_in_other_folders_are_told_of(images, tmp_path):
         assert f"wrong folder: 1 in {Path(folder)}\n" in result.stdout
     assert "go into images/<grade>/6000x3000/. Two photos of a coin, one of each face, go into" in result.stdout
     assert len(manifest(tmp_path)) == 24
+    (images / "vf30" / "4000x2000").rename(images / "vf30" / "Front")
+    result = run_script("prepare_dataset.py", "--dry-run", cwd=tmp_path)
+    assert f"Rename {Path('images/vf30/Front')}, and others with this name, to obverse." in result.stdout
     for number in range(25):
         (images / f"xf{number + 40}").mkdir()
         draw_photo(302).save(images / f"xf{number + 40}" / "lost.png")
