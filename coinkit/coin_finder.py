@@ -169,7 +169,7 @@ def find_coin(photo: Image.Image) -> Coin:
         outline, certainty = _rim(fine, outline)
     if certainty < LEAST_CERTAIN:
         raise CoinNotFound("nothing round that looks like a coin")
-    if found.seen < LEAST_SEEN:
+    if _unwrap(fine, outline, np.zeros(1))[1].mean() < LEAST_SEEN:
         raise CoinNotFound("the coin is cut off")
     x, y, radius, _ = outline.scaled(shrunk / fine_scale)
     return Coin(float(x), float(y), float(radius), certainty * float(share))

@@ -117,6 +117,12 @@ def test_photos_without_a_coin_have_a_reason(photo, reason):
         find_coin(photo)
 
 
+@pytest.mark.parametrize(("coin", "ground"), [(Coin(171.2, 148.4, 172.5, 1), 255), (Coin(149.4, 157.1, 170.3, 1), 200)])
+def test_a_coin_that_fills_the_photo_is_not_cut_off(coin, ground):
+    found = find_coin(draw_coin(320, 320, coin, ground=ground, seed=8))
+    assert np.abs(np.subtract(found[:3], coin[:3])).max() < 3
+
+
 @pytest.mark.parametrize("size", [(33, 32), (32, 4000), (8000, 6000)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_odd_photos_have_an_answer_or_a_reason(size, seed):
