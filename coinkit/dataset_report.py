@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import median
 
-from coinkit.classes import bands_of
+from coinkit.classes import bands_of, joined_by
 from coinkit.cli import printable
 from coinkit.faces import CIRCLES, FACE_WORDS
 from coinkit.files import is_hidden
@@ -54,9 +54,11 @@ def print_changed_classes(photos: list[Photo], previous: list[Photo]) -> None:
     before = {old.source: old.grade for old in previous if old.output}
     changed = sum(photo.grade != before.get(photo.source, photo.grade) for photo in usable(photos))
     if changed:
+        joined = joined_by(sorted(set(before.values()), key=scale_order))
+        flags = f"--classes {joined[0]}" if len(joined) == 1 else "--classes or --keep-variants as before"
         print(
             f"Warning: {changed} photos are of another class than before. If you did not mean that, run it again with "
-            "--classes or --keep-variants as before."
+            f"{flags}."
         )
 
 

@@ -10,8 +10,10 @@ from conftest import add_photo, assert_fails, run_script
 
 from coinkit.classes import JOINED, join_grade, read_classes
 from coinkit.cli import UserError
+from coinkit.dataset_report import print_changed_classes
 from coinkit.grades import scale_order
 from coinkit.losses import soft_labels
+from coinkit.manifest import Photo
 from coinkit.metrics import Predictions
 
 GRADES = ("g06", "vf20", "vf30", "au58", "au58 details", "ms65")
@@ -140,6 +142,13 @@ def test_a_table_with_a_mistake_is_refused(tmp_path, text, words):
     with pytest.raises(UserError) as error:
         read_classes(tmp_path / "classes.csv", keep_variants=False)
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_forgotten_classes_are_named(capsys):
+    before = [Photo(name, name, output=name) for name in JOINED["five"]]
+    print_changed_classes([Photo(photo.source, f"{photo.source}60", output="a.jpg") for photo in before], before)
+    assert "5 photos are of another class than before" in (said := capsys.readouterr().out)
+    assert "run it again with --classes five." in said
 
 
 def test_wrong_grades_and_classes_are_told(images, tmp_path):
