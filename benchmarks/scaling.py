@@ -3,7 +3,7 @@
     python -m benchmarks.scaling                        10,000, 100,000 and 1,000,000 photos
     python -m benchmarks.scaling --sizes 10000 20000
 
-The photos are empty files with made-up digests and hashes, so everything but decoding is measured. One photo in a
+The photos are tiny files with made-up digests and hashes, so everything but decoding is measured. One photo in a
 hundred is a near-duplicate of another, at the largest distance that still counts. Each part runs in its own process;
 seconds are processor time, megabytes are the process's peak memory so far. For Linux and macOS.
 """
@@ -100,7 +100,7 @@ def prepare_first(folder: Path, size: int) -> None:
         for grade in GRADES:
             (dataset / split / grade).mkdir(parents=True)
     for photo in photos:
-        (dataset / photo.output).touch()
+        (dataset / photo.output).write_bytes(b"x")  # an empty file would be prepared again
     timed("prepare: write the manifest", write_manifest, dataset, photos)
 
 
