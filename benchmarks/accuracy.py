@@ -178,7 +178,10 @@ TRIALS = {
     "ours, half of the augmentation": Row("--augment 0.5"),
     "ours, learning rate 0.002": Row("--learning-rate 0.002"),
     "ours, 60 epochs": Row("--num-epochs 60"),
+    "ours, 16 epochs": Row("--num-epochs 16"),
     "ours, residual": Row("--residual"),
+    "ours, each face averaged": Row(changes=[(coin, "MAX_FEATURE_MAP", (2, 1))]),
+    "ours, turned by up to 180 degrees": Row(changes=[(augment, "ROTATION", 180)]),
     **{FROM_PHOTOS.format(count): Row(changes=[FEW_PHOTOS[count]]) for count in PHOTO_COUNTS},
     **{
         IN_AS_MANY_STEPS[count]: Row(f"--num-epochs {epochs}", [FEW_PHOTOS[count]])
