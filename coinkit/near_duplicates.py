@@ -172,8 +172,10 @@ def _most_photos_of_a_coin(sizes: list[int]) -> float:
 
 def _is_series(number: str, stems: list[str]) -> bool:
     """Tell whether file names are a number and a counter, as of a camera."""
+    if len(stems) < MIN_SERIES:
+        return False
     counters = [re.fullmatch(rf"\D*{number[:-3]}-?{number[-3:]}\D+(\d+)\D*", stem) for stem in stems]
-    return len(stems) >= MIN_SERIES and all(counters) and len({counter[1] for counter in counters}) == len(stems)
+    return all(counters) and len({counter[1] for counter in counters}) == len(stems)
 
 
 # ---------------------------------------------------------------- near-duplicates
@@ -350,9 +352,8 @@ def find_near_duplicates(hashes: np.ndarray, others: np.ndarray | None = None) -
     for order in orders:
         in_order, others_in_order = words[:, order], other_words[:, order]
         for step in range(1, neighbours + 1):
-            differing_bits = np.bitwise_count(in_order[:, :-step] ^ others_in_order[:, step:]).sum(
-                axis=0, dtype=np.uint16
-            )
+            bits_of_words = np.bitwise_count(in_order[:, :-step] ^ others_in_order[:, step:])
+            differing_bits = sum(bits_of_words.astype(np.uint16))  # several times as fast as their method `sum`
             near = np.flatnonzero(differing_bits <= MAYBE_SAME_COIN_BITS)
             pairs.append(np.sort(np.stack([order[near], order[near + step]]), axis=0))
     return np.concatenate(pairs, axis=1)
