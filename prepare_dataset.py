@@ -455,9 +455,11 @@ def select_and_split(
     Raises:
         UserError: fewer than 2 grades have usable photos, or photos of the dataset lie outside of --source.
     """
-    check_source(photos, previous, args.source)
-    previous = [] if args.reshuffle else previous
-    photos += find_missing(photos, previous)
+    missing = find_missing(photos, previous)
+    check_source(missing, args.source)
+    if args.reshuffle:
+        previous = missing = []
+    photos += [replace(old, output="", reason=MISSING) for old in missing]
     leave_out_copies(photos)
     for doubt in assign_groups(photos, args.group, find_file):
         print(f"Ignored when looking for photos of one coin: {printable(doubt)}.")
@@ -477,36 +479,30 @@ def count_moved_by_reshuffle(photos: list[Photo], args: argparse.Namespace) -> i
     return sum(photo.split != new.split for photo, new in zip(photos, again, strict=True) if not new.reason)
 
 
-def check_source(photos: list[Photo], previous: list[Photo], source: Path) -> None:
+def check_source(missing: list[Photo], source: Path) -> None:
     """Make sure that no photo of the previous dataset is lost only because `source` is another folder.
+
+    Args:
+        missing: rows of the previous dataset, as `find_missing` returns them.
+        source: folder of the photos.
 
     Raises:
         UserError: photos of the dataset lie outside of it.
     """
-    missing = {row.source for row in find_missing(photos, previous)}
-    outside = [
-        row.source
-        for row in previous
-        if row.output and row.source in missing
-        if os.path.exists(row.source) and not is_inside(row.source, source)
-    ]
-    if outside:
+    folder = os.path.abspath(source)
+    there = [old.source for old in missing if old.output and os.path.exists(old.source)]
+    if outside := [path for path in there if not Path(os.path.abspath(path)).is_relative_to(folder)]:
         raise UserError(
             f"{len(outside)} photos of the dataset are not in {source}, but elsewhere, such as "
             f"{printable(outside[0])}: put all photos into one folder, or name another --output."
         )
 
 
-def is_inside(path: str, folder: Path) -> bool:
-    """Tell whether a path lies in a folder, by their names."""
-    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
-
-
 def find_missing(photos: list[Photo], previous: list[Photo]) -> list[Photo]:
-    """Return a row for each photo of the previous dataset that is no longer there, not even moved or renamed."""
+    """Return the rows of the previous dataset whose photo is no longer there, not even moved or renamed."""
     sources, digests = ({getattr(photo, name) for photo in photos} for name in ("source", "digest"))
     return [
-        replace(old, output="", reason=MISSING)
+        old
         for old in previous
         if old.split and old.source not in sources and (not old.digest or old.digest not in digests)
     ]

@@ -17,7 +17,7 @@ JOINED = {
     "five": {"g": 1, "f": 8, "vf": 20, "xf": 40, "ms": 60},
 }
 FIVE_IN_WORDS = "g is up to G6, f up to F15, vf up to VF35, xf up to AU58, ms above"
-RANGE = re.compile(r"[a-z]* ?\d{1,2} ?[-–—] ?[a-z]* ?\d{1,2}", re.IGNORECASE)
+RANGE = re.compile(r"\s*[a-z]* ?\d{1,2} ?[-–—] ?[a-z]* ?\d{1,2}\s*", re.IGNORECASE)  # "F12-15", on no scale
 NOT_IN_A_NAME = re.compile(r'[<>:"/\\|?*]')  # of a folder, on one system or another
 
 
@@ -67,7 +67,7 @@ def read_classes(path: Path, keep_variants: bool) -> dict[str, str]:
                 grade, name = class_name(row["grade"], keep_variants), class_name(row["class"], keep_variants=True)
                 if not grade or not name or name.startswith(".") or NOT_IN_A_NAME.search(name):
                     raise ValueError
-                if RANGE.fullmatch(row["class"].strip()):
+                if RANGE.fullmatch(row["class"]):
                     advice = "name a class after its lowest grade, such as f12 or f, which has a place on the scale"
                     raise UserError(f"{path}, class {row['class'].strip()}: {advice}.")
                 if class_of.setdefault(grade, name) != name:
