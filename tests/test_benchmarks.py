@@ -57,6 +57,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="the benchmarks are f
             ["--table"],
             ["| ranked by | 1 grade off, lowest 5% | 1 grade off, lowest 10% | 1 grade off, ROC AUC |"],
         ),
+        ("yolo", ["--table"], ["| task | seeds | accuracy | accuracy within 1 grade | MAE, grades |"]),
         ("accuracy", ["--table"], ["| morgan-5 | seeds | accuracy | accuracy within 1 grade | MAE, grades |"]),
     ],
 )
