@@ -3,7 +3,7 @@
     python -m benchmarks.accuracy --coins ../coins                 the runs that accuracy.jsonl lacks, then the tables
     python -m benchmarks.accuracy --coins ../coins --tasks us-29-series --scale small --rows ours --seeds 0 1 2
     python -m benchmarks.accuracy --table                          only the tables of what accuracy.jsonl has
-    python -m benchmarks.accuracy --table --scale small --plot docs/accuracy_by_photos.png      by the number of photos
+    python -m benchmarks.accuracy --table --plots docs             and pictures: by the number of photos, and by time
 
 A set of coins is a folder with a folder of photos for each grade: COINS/morgan/<grade>/*.jpg. Each row of a table is
 trained for each task and seed. The seed chooses the split; in a task by series it is the number of the fold, 0 to 4.
@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -82,6 +83,7 @@ TASKS = {
     "us-29-series": Task("us", single_grades=True, by_series=True),
 }
 
+START_TASK, START_SEED = "us-29", 0  # what a network learns that others start from
 LARGER_PHOTOS = "--image-width 512 --image-height 256"
 # A run of the default network takes hours without a GPU, so what is compared is narrower and sees smaller photos.
 SCALES = {
@@ -140,13 +142,14 @@ IN_AS_MANY_STEPS = {
     count: FROM_PHOTOS.format(count) + (f", {EPOCHS_OF_160[count]} epochs" if count in EPOCHS_OF_160 else "")
     for count in PHOTO_COUNTS
 }
+MEAN_OF_3 = "ours, mean of 3 networks"
 FIXED_GUIDE = "guide, with He initialisation and a learning rate for each layer"
 
 
 class Row(NamedTuple):
     """What is trained for a row of the table."""
 
-    flags: str = ""  # of the training
+    flags: str = ""  # of the training; {start} is the network of US coins
     changes: Sequence[tuple] = ()  # to the recipe
     networks: Sequence[str] = ("",)  # further flags of each network; with several, their mean is scored
 
@@ -171,8 +174,11 @@ PARTS = {  # of the recipe: the rows by default
     "resnet50": Row("--model resnet50"),
     "resnet50, from half of the photos": Row("--model resnet50", [HALF_OF_TRAINING]),
 }
+FROM_US = "--init-from {start}"
 TRIALS = {
-    "ours, mean of 3 networks": Row(networks=["", "", ""]),
+    "ours, from a network of US coins": Row(FROM_US),
+    "ours, from half of the photos and a network of US coins": Row(FROM_US, [HALF_OF_TRAINING]),
+    MEAN_OF_3: Row(networks=["", "", ""]),
     "ours, mean of 3 networks, one at 512x256": Row(networks=[LARGER_PHOTOS, "", ""]),
     "ours, dropout 0.2": Row("--dropout 0.2"),
     "ours, half of the augmentation": Row("--augment 0.5"),
@@ -190,6 +196,16 @@ TRIALS = {
 }
 ROWS = PARTS | TRIALS
 
+TIMED_TASKS = {"morgan-5": "264 photos of Morgan dollars", "us-5": "990 photos of 79 US series"}
+TIMED_ROWS = {  # scale and row, and their name in the picture
+    ("small", "ours"): "narrow, 128x64",
+    ("quarter", "ours"): "narrow, 256x128",
+    ("quarter", MEAN_OF_3): "mean of 3 narrow",
+    ("default-256x128", "ours"): "default, 256x128",
+    ("default-256x128", "ours, 16 epochs"): "default, 256x128",
+}
+MINUTES = (1, 3, 10, 30, 100, 300)  # ticks
+
 
 def main() -> None:
     """Run the command."""
@@ -202,7 +218,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--jobs", type=int, default=usable_cores(), help="how many to train at once, sharing the cores")
     parser.add_argument("--table", action="store_true", help="train nothing")
-    parser.add_argument("--plot", type=Path, help="picture to write: accuracy by the number of photos of each class")
+    plots_help = "folder for two pictures: accuracy by the number of photos of each class, and by training time"
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help=plots_help)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # the process of a single run
     args = parser.parse_args()
     if args.one:
@@ -213,6 +230,8 @@ def main() -> None:
             parser.error("--coins: name the folder of the sets")
         for task, seed in product(args.tasks, args.seeds):
             prepare(args.coins / TASKS[task].coins, task, seed)
+        if any("{start}" in ROWS[row].flags for row in args.rows):
+            train_start(args.coins, args.scale)
         done = {key(result) for result in read_results()}
         jobs = [job for job in product([args.scale], args.rows, args.tasks, args.seeds) if job not in done]
         threads = max(1, usable_cores() // args.jobs)
@@ -220,8 +239,9 @@ def main() -> None:
             for job in jobs:
                 pool.submit(run_apart, job, threads)
     print_tables(read_results())
-    if args.plot:
-        plot_accuracy_by_photos(read_results(), args.scale, args.plot)
+    if args.plots:
+        plot_accuracy_by_photos(read_results(), args.plots / "accuracy_by_photos.png")
+        plot_accuracy_by_time(read_results(), args.plots / "accuracy_by_time.png")
 
 
 def key(result: dict) -> tuple:
@@ -261,6 +281,21 @@ def prepare(coins: Path, task: str, seed: int) -> None:
         copy(photo, unfinished / "test" / (join_grade(grade, JOINED["five"]) if joined else grade))
     unfinished.rename(dataset)
     shutil.rmtree(images)
+
+
+def train_start(coins: Path, scale: str) -> None:
+    """Train the network of US coins that others start from, if it is not there yet."""
+    folder, unfinished = start_folder(scale), SCRATCH / f"unfinished-start-{scale}"
+    if folder.exists():
+        return
+    prepare(coins / TASKS[START_TASK].coins, START_TASK, START_SEED)
+    train(SCRATCH / f"dataset-{START_TASK}-{START_SEED}", unfinished, SCALES[scale].split())
+    unfinished.rename(folder)
+
+
+def start_folder(scale: str) -> Path:
+    """Return the folder of the network of US coins."""
+    return SCRATCH / f"start-{scale}"
 
 
 def photos_of_fold(photos: list[Path], fold: int) -> set[Path]:
@@ -304,10 +339,10 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
         setattr(module, name, replacement)
     folder, dataset = run_folder(scale, row, task, seed), SCRATCH / f"dataset-{task}-{seed}"
     device = find_device("auto")
-    keep_freed_memory()
     networks = []
     for number, more_flags in enumerate(flags_of_networks):
         options = f"--seed {seed + 100 * number} {SCALES[scale]} {flags} {more_flags}".split()
+        options = [option.format(start=start_folder(scale) / coin.BEST) for option in options]
         model, best = train(dataset, folder / str(number), options)
         networks.append(Network(model.to(device), best["temperature"]))
     classes = best["classes"]
@@ -323,6 +358,9 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     log_dir = folder / str(number) / best["progress"]["log_dir"]
     log = {name: EventAccumulator(str(log_dir / name)).Reload() for name in ("train", "val")}
     result["val_accuracy_by_epoch"] = [point.value for point in log["val"].Scalars("accuracy")]
+    epochs = len(result["val_accuracy_by_epoch"])
+    photos = len(coin.find_split(dataset / "train", classes).paths)  # a row may have changed coin.find_split
+    result["photos_trained"] = photos * epochs * len(networks)
     result["photos_per_second"] = median(point.value for point in log["train"].Scalars("photos per second"))
     with RESULTS.open("a") as file:
         file.write(json.dumps(result) + "\n")
@@ -335,6 +373,7 @@ def train(dataset: Path, folder: Path, options: list[str]) -> tuple[nn.Module, d
     sys.argv += ["--batch-size", "4", *options]
     if (folder / coin.LAST).exists():
         sys.argv.append("--resume")
+    keep_freed_memory()
     if coin.main():
         sys.exit("stopped")
     best = load_checkpoint(folder / coin.BEST)
@@ -359,8 +398,7 @@ def print_tables(results: list[dict]) -> None:
         titles += ["ECE without the temperature", "epochs to the fixed guide's accuracy"]
         lines = []
         for scale, row in product(SCALES, ROWS):
-            found = [result for result in results if key(result)[:3] == (scale, row, name)]
-            if found:
+            if found := select(results, scale, row, name):
                 values = [[result[column] for result in found] for column in task.columns]
                 values += [
                     [result.get("five_classes", {}).get(column, math.nan) for result in found]
@@ -373,14 +411,10 @@ def print_tables(results: list[dict]) -> None:
             print(f"\n| {name} | seeds | {' | '.join(titles)} |", "| --- " * (2 + len(titles)) + "|", *lines, sep="\n")
 
 
-def plot_accuracy_by_photos(results: list[dict], scale: str, target: Path) -> None:
-    """Draw accuracy by the number of photos of each class of us-5, trained in as many steps."""
-    figure = Figure((6.4, 3.6), layout="constrained")
-    axes = figure.subplots()
-    by_count = {
-        count: [result for result in results if key(result)[:3] == (scale, row, "us-5")]
-        for count, row in IN_AS_MANY_STEPS.items()
-    }
+def plot_accuracy_by_photos(results: list[dict], target: Path) -> None:
+    """Draw accuracy by the number of photos of each class of us-5, trained in as many steps, at the scale small."""
+    figure, axes = draw_axes("training photos of each of 5 classes", ylim=(0, 1))
+    by_count = {count: select(results, "small", row, "us-5") for count, row in IN_AS_MANY_STEPS.items()}
     counts = [count for count, found in by_count.items() if len(found) > 1]
     for column in ("accuracy", "accuracy_within_1"):
         values = [[result[column] for result in by_count[count]] for count in counts]
@@ -388,10 +422,49 @@ def plot_accuracy_by_photos(results: list[dict], scale: str, target: Path) -> No
         axes.errorbar(counts, list(map(np.mean, values)), deviations, marker="o", capsize=3, label=METRICS[column].name)
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, counts)
-    axes.set(xlabel="training photos of each of 5 classes", ylabel="share of test photos", ylim=(0, 1))
-    axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.savefig(target, dpi=100)
+
+
+def plot_accuracy_by_time(results: list[dict], target: Path) -> None:
+    """Draw accuracy by the time of the training, for 5 classes of two sets of coins.
+
+    The trainings ran on several machines. So their times are worked out: from how many photos they were shown, and from
+    the highest rate of one core with their network and size of photos.
+    """
+    figure, axes = draw_axes("minutes of one core", ylim=(0.4, 0.9))
+    shown = [result for result in results if key(result)[:2] in TIMED_ROWS]
+    for task, name in TIMED_TASKS.items():
+        points = []
+        for (scale, row), label in TIMED_ROWS.items():
+            if found := select(shown, scale, row, task):
+                rate = max(result["photos_per_second"] for result in shown if result["scale"] == scale)
+                accuracies = [result["accuracy"] for result in found]
+                minutes = np.mean([result["photos_trained"] for result in found]) / rate / 60
+                deviation = np.std(accuracies, ddof=1) if len(accuracies) > 1 else 0
+                points.append((minutes, np.mean(accuracies), deviation))
+                axes.annotate(label, points[-1][:2], xytext=(5, 5), textcoords="offset points", fontsize="small")
+        minutes, means, deviations = zip(*points, strict=True)
+        axes.errorbar(minutes, means, deviations, fmt="o", capsize=3, label=name)
+    axes.set_xscale("log")
+    axes.set_xlim(MINUTES[0], MINUTES[-1])
+    axes.set_xticks(MINUTES, MINUTES)
+    axes.legend(loc="lower right")
+    figure.savefig(target, dpi=100)
+
+
+def draw_axes(xlabel: str, ylim: tuple[float, float]) -> tuple[Figure, Axes]:
+    """Return a figure and its axes, for the share of the test photos that are graded right."""
+    figure = Figure((6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=xlabel, ylabel="share of test photos", ylim=ylim)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def select(results: list[dict], scale: str, row: str, task: str) -> list[dict]:
+    """Return the results of all seeds."""
+    return [result for result in results if key(result)[:3] == (scale, row, task)]
 
 
 def epochs_to_fixed_guide(result: dict, results: list[dict]) -> float:

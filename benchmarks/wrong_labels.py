@@ -27,7 +27,6 @@ from torch import Tensor
 
 import coin_classifier_custom as coin
 from benchmarks.accuracy import HERE, ROOT, SCALES, SCRATCH, mean_and_deviation, prepare, train
-from coinkit.cli import keep_freed_memory
 from coinkit.dataset import Split, find_classes, find_split
 from coinkit.devices import find_device
 from coinkit.inference import load_networks
@@ -101,7 +100,6 @@ def train_one(kind: str, seed: int, part: str) -> None:
     photos = find_split(dataset / "train", classes)
     number = torch.arange(len(photos.paths))
     learned = {"all": number, "even": number[::2], "odd": number[1::2]}[part]
-    keep_freed_memory()
     coin.find_split = lambda folder, classes: select(find_split(folder, classes), folder, learned)
     coin.LabelCheck = Recorder
     folder = training_file(kind, seed, part).with_suffix("")
