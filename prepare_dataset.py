@@ -406,7 +406,7 @@ def prepare_photo(photo: Photo, staging: Path | None, size: tuple[int, int]) -> 
     """Decode, check and hash a photo, and write the prepared photo to `staging`, in a worker process."""
     try:
         coin = open_coin(source_of(photo), *size)
-        photo.digest = "".join(map(file_digest, filter(None, (photo.source, photo.reverse))))
+        photo.digest = "".join(map(sha256_of, filter(None, (photo.source, photo.reverse))))
     except (PhotoError, OSError) as error:
         photo.reason = str(error)
         return photo
@@ -427,7 +427,7 @@ def prepare_photo(photo: Photo, staging: Path | None, size: tuple[int, int]) -> 
     return photo
 
 
-def file_digest(path: str) -> str:
+def sha256_of(path: str) -> str:
     """Return the SHA-256 digest of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -59,7 +59,7 @@ class Photo:
 COLUMNS = {field.name: field.type for field in fields(Photo)}
 NUMBERS = [name for name, kind in COLUMNS.items() if kind is int]
 CIRCLE = r"(?:\?|-?\d+\.\d+(?: -?\d+\.\d+){3})"  # see coinkit.faces.format_circles
-CIRCLES = re.compile(f"(?:{CIRCLE}(?:; {CIRCLE})+)?")
+CIRCLES_CELL = re.compile(f"(?:{CIRCLE}(?:; {CIRCLE})+)?")
 HEX_DIGITS = re.compile("(?:[0-9a-f]{64}){0,3}")  # a SHA-256 digest, perceptual hashes
 _get_values = attrgetter(*COLUMNS)
 
@@ -123,7 +123,7 @@ def _parse_row(row: dict[str, str]) -> Photo:
     if not photo.source or photo.split not in ("", *SPLITS):
         raise ValueError(f"source {photo.source!r}, split {photo.split!r}")
     hexadecimal = all(map(HEX_DIGITS.fullmatch, (photo.digest, photo.perceptual_hash, photo.other_hashes)))
-    if not (hexadecimal and photo.digest and photo.perceptual_hash and CIRCLES.fullmatch(photo.circles)):
+    if not (hexadecimal and photo.digest and photo.perceptual_hash and CIRCLES_CELL.fullmatch(photo.circles)):
         photo.digest = photo.perceptual_hash = photo.other_hashes = ""
         photo.width = photo.height = 0
         photo.circles = ""
