@@ -50,6 +50,8 @@ def main() -> int:
     args = parse_arguments()
     check_report(args.output)
     folder = find_folder(args.data, args.split)
+    if args.cut and folder != args.data:
+        raise UserError(f"{args.data} is a dataset, whose photos are not cut out again: leave out --cut.")
     device = find_device(args.device)
     checkpoints = {path: load_checkpoint(path) for path in args.checkpoint}
     networks, classes = build_networks(checkpoints, device)

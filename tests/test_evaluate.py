@@ -383,6 +383,12 @@ def test_photos_of_one_face_are_told(trained, tmp_path):
     assert "1 of 1 photos look like one face" in result.stderr and "not cut out" not in result.stderr
 
 
+def test_photos_of_a_dataset_are_not_cut_out_again(trained, tmp_path):
+    result = evaluate(trained, "--cut", "--output", tmp_path / "report")
+    assert_fails(result, "coin_dataset is a dataset", "leave out --cut")
+    assert not (tmp_path / "report").exists()
+
+
 def test_what_was_put_into_the_report_meanwhile_is_not_lost(trained, tmp_path):
     (network,), classes = load_networks([trained / BEST], torch.device("cpu"))
     test = find_split(trained / "coin_dataset/test", classes)
