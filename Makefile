@@ -25,7 +25,7 @@ demo: .venv/user
 	@echo "For coins of your own, put photos into images/<grade>/obverse/ and reverse/, or, of both faces in one photo,"
 	@echo "into images/<grade>/6000x3000/, and run:"
 	@echo "  $(BIN)/python prepare_dataset.py"
-	@echo "  $(BIN)/python coin_classifier_custom.py        (--preset narrow without a GPU)"
+	@echo "  $(BIN)/python coin_classifier_custom.py --preset narrow"
 	@echo "  $(BIN)/python predict.py photo.jpg"
 
 .venv/user: requirements.txt
