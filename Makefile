@@ -31,6 +31,7 @@ demo: .venv/user
 .venv/user: requirements.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed')"
 	$(PYTHON) -m venv .venv
+	@echo "Installing the packages: several GB, so minutes in which nothing is printed"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
