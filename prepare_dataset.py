@@ -263,7 +263,7 @@ def find_graded_files(source: Path, keep_variants: bool) -> dict[Path, str]:
         names = folder.relative_to(source).parts
         if any(map(is_hidden, names)):
             continue
-        paths = find_photos(folder)
+        paths = find_photos(folder, recursive=len(names) == 3)  # deeper ones are counted with it
         is_used = len(names) == 2 and names[1].lower() in (PHOTO_FOLDER, *FACE_FOLDERS)
         grade = class_name(names[0], keep_variants) if is_used else ""
         if not grade or grade.startswith("."):  # a grade of ".." would be a folder outside the dataset
@@ -378,6 +378,12 @@ def prepare_photos(photos: list[Photo], previous: list[Photo], dataset: Path, ar
             if not args.dry_run:
                 append_to_manifest(staging, photo)
             bar.update()
+
+    for photo in photos:
+        old = in_dataset.get(photo.source)
+        if old and photo.reason and not photo.digest:  # mended and renamed later, it is still known as the same coin
+            for name in ("digest", "perceptual_hash", "other_hashes"):
+                setattr(photo, name, getattr(old, name))
 
 
 def is_whole(prepared: Path, row: Photo) -> bool:

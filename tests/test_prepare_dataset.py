@@ -252,6 +252,22 @@ def test_a_photo_that_breaks_and_then_goes_keeps_its_split(images, tmp_path):
     assert splits(prepare(tmp_path)) == splits(before)
 
 
+def test_a_photo_that_breaks_and_is_mended_under_another_name_keeps_its_split(images, tmp_path):
+    before = prepare(tmp_path)
+    photo = images / "vf30" / "6000x3000" / "10000000.jpg"
+    whole = photo.read_bytes()
+    photo.write_bytes(b"no photo any more")
+    prepare(tmp_path)
+    broken = prepare(tmp_path)[f"vf30/6000x3000/{photo.name}"]
+    assert broken["reason"] and broken["digest"] == before[f"vf30/6000x3000/{photo.name}"]["digest"]
+    photo.unlink()
+    photo.with_name("good.jpg").write_bytes(whole)
+    result = run_script("prepare_dataset.py", cwd=tmp_path)
+    assert "no longer there" not in result.stdout
+    after = {source.replace("good", photo.stem): row for source, row in manifest(tmp_path).items()}
+    assert splits(after) == splits(before)
+
+
 def test_a_photo_that_moved_is_not_gone(images, tmp_path):
     before = prepare(tmp_path)
     (images / "vf30" / "6000x3000").rename(images / "vf30" / "6000X3000")
@@ -298,8 +314,12 @@ def test_photos_in_other_folders_are_told_of(images, tmp_path):
     assert "go into images/<grade>/6000x3000/. Two photos of a coin, one of each face, go into" in result.stdout
     assert len(manifest(tmp_path)) == 24
     (images / "vf30" / "4000x2000").rename(images / "vf30" / "Front")
+    deep = images / "usa" / "morgan" / "ms65" / "6000x3000"
+    deep.mkdir(parents=True)
+    (images / "lost.png").rename(deep / "lost.png")
     result = run_script("prepare_dataset.py", "--dry-run", cwd=tmp_path)
     assert f"Rename {Path('images/vf30/Front')}, and others with this name, to obverse." in result.stdout
+    assert f"wrong folder: 1 in {deep.parent.relative_to(tmp_path)}\n" in result.stdout
     for number in range(25):
         (images / f"xf{number + 40}").mkdir()
         draw_photo(302).save(images / f"xf{number + 40}" / "lost.png")
