@@ -14,7 +14,7 @@ from typing import IO
 
 from coinkit.cli import UserError
 from coinkit.photos import SPLITS
-from coinkit.tables import OPEN_OPTIONS, table_reader
+from coinkit.tables import AS_THEY_ARE, OPEN_OPTIONS, table_reader
 
 MANIFEST, COPY = "manifest.csv", ".manifest.csv"
 
@@ -95,7 +95,7 @@ def read_manifest(folder: Path) -> list[Photo]:
 
 
 def _read_rows(path: Path) -> list[Photo]:
-    with table_reader(path) as rows:
+    with table_reader(path, AS_THEY_ARE) as rows:
         try:
             return [_parse_row(row) for row in rows]
         except (TypeError, ValueError, csv.Error) as error:
@@ -108,8 +108,9 @@ def _read_rows(path: Path) -> list[Photo]:
 def read_interrupted(folder: Path) -> list[Photo]:
     """Return the rows that an interrupted run has added to manifest.csv, up to one that a crash of the computer cut."""
     photos = []
-    if (folder / MANIFEST).is_file():
-        with suppress(TypeError, ValueError, csv.Error, UserError), table_reader(folder / MANIFEST) as rows:
+    path = folder / MANIFEST
+    if path.is_file():
+        with suppress(TypeError, ValueError, csv.Error, UserError), table_reader(path, AS_THEY_ARE) as rows:
             for row in rows:
                 photos.append(_parse_row(row))
     return photos

@@ -10,7 +10,8 @@ from typing import Any
 from coinkit.cli import UserError
 
 # Of open(): file names that are not valid Unicode are written and read back as they are.
-OPEN_OPTIONS = {"newline": "", "errors": "surrogateescape"}
+AS_THEY_ARE = "surrogateescape"
+OPEN_OPTIONS = {"newline": "", "errors": AS_THEY_ARE}
 
 
 class _Rows(csv.DictReader):
@@ -25,24 +26,33 @@ class _Rows(csv.DictReader):
 
 
 @contextmanager
-def table_reader(path: Path) -> Iterator[csv.DictReader]:
+def table_reader(path: Path, errors: str = "strict") -> Iterator[csv.DictReader]:
     """Yield a reader of the rows of a CSV file, in whatever way a spreadsheet has saved it.
 
     The names of the columns are in lower case.
 
+    Args:
+        path: of the file.
+        errors: what to do with text that is not valid Unicode: "strict", or `AS_THEY_ARE`.
+
     Raises:
-        UserError: the first line cannot be read.
+        UserError: the first line cannot be read; or, if strict, the text is not valid Unicode.
     """
     with path.open("rb") as file:
         utf_16 = file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)
-    with path.open(encoding="utf-16" if utf_16 else "utf-8-sig", **OPEN_OPTIONS) as file:
+    with path.open(encoding="utf-16" if utf_16 else "utf-8-sig", newline="", errors=errors) as file:
         try:
+            if errors == "strict":  # before a row is used
+                file.read()
+                file.seek(0)
             header = file.readline()
             if header.startswith("sep="):  # Excel's own line
                 header = file.readline()
             separator = max(",;\t", key=header.count)
             names = next(csv.reader([header], delimiter=separator), [])
         except (UnicodeError, csv.Error) as error:
+            if errors == "strict" and isinstance(error, UnicodeError):
+                raise UserError(f"{path} is not in UTF-8, so names may be wrong: save it as CSV UTF-8.") from None
             raise UserError(f"{path} is damaged, or no CSV table ({error}): put a backup of it there.") from None
         yield _Rows(file, [name.strip().lower() for name in names], delimiter=separator)
 

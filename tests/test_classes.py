@@ -144,6 +144,14 @@ def test_a_table_with_a_mistake_is_refused(tmp_path, text, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
+def test_a_table_that_is_not_in_utf_8_is_refused(tmp_path):
+    (tmp_path / "classes.csv").write_bytes("grade,class\nschön,vf\n".encode("cp1252"))
+    with pytest.raises(UserError, match="save it as CSV UTF-8"):
+        read_classes(tmp_path / "classes.csv", keep_variants=False)
+    (tmp_path / "classes.csv").write_text("grade,class\nschön,vf\n", encoding="utf-16")
+    assert read_classes(tmp_path / "classes.csv", keep_variants=False) == {"schön": "vf"}
+
+
 def test_forgotten_classes_are_named(capsys):
     before = [Photo(name, name, output=name) for name in JOINED["five"]]
     print_changed_classes([Photo(photo.source, f"{photo.source}60", output="a.jpg") for photo in before], before)
