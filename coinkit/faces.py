@@ -194,7 +194,7 @@ def find_coins(
     by_folder = defaultdict(list)
     for path in paths:
         if _shows_one_face(path):
-            by_folder[path.parent.parent].append(path)
+            by_folder[_folder(path).parent].append(path)
     reverse_of, alone = {}, {}
     for photos in by_folder.values():
         joined, others = _join_namesakes(photos)
@@ -224,7 +224,11 @@ def _shows_one_face(path: Path) -> bool:
 
 
 def _face(path: Path) -> str:
-    return path.parent.name.lower()
+    return _folder(path).name.lower()
+
+
+def _folder(path: Path) -> Path:
+    return Path(os.path.abspath(path)).parent  # which of "1.jpg" may be obverse, too
 
 
 def _join_namesakes(photos: list[Path]) -> tuple[dict[Path, Path], dict[Path, str]]:
@@ -303,14 +307,17 @@ def read_circles(folder: Path) -> dict[Path, list[Coin]]:
             if not {"file", "x", "y", "radius"} <= {*rows.fieldnames}:
                 raise KeyError
             for row in rows:
-                photo = folder / row["file"].strip().replace("\\", "/")
+                name = row["file"].strip().replace("\\", "/")
+                forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+                photo = next(filter(Path.is_file, (folder / form for form in forms)), None)
                 circle = Coin(*(float(row[name].replace(",", ".")) for name in ("x", "y", "radius")), certainty=1)
                 if not (circle.radius > 0 and all(map(math.isfinite, circle))):
                     raise ValueError
-                if photo.is_file():
+                if photo:
                     circles[_key(photo)].append(circle)
                 else:
-                    print(f"{path}, line {rows.line_num + 1}: ignored, no file {printable(photo)}", file=sys.stderr)
+                    missing = printable(folder / name)
+                    print(f"{path}, line {rows.line_num + 1}: ignored, no file {missing}", file=sys.stderr)
         except (KeyError, AttributeError, ValueError, csv.Error):
             raise UserError(
                 f"{path}, line {rows.line_num + 1}: write the name of a photo and three numbers, as in the first line: "

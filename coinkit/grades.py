@@ -5,6 +5,7 @@ letters for the band, a number from 1 to 70, and often a variant ("au58+", "ms64
 """
 
 import re
+import unicodedata
 
 # The bands from worn to perfect, each with its lowest number. Proof and specimen coins have the numbers of mint state;
 # at the same number, they come after it.
@@ -57,7 +58,7 @@ def class_name(folder: str, keep_variants: bool = False) -> str:
         folder: name of a grade folder.
         keep_variants: keep the variant, so that "au58+" and "au58" are two classes.
     """
-    name = folder.strip().lower()
+    name = unicodedata.normalize("NFC", folder.strip().lower())  # macOS writes an accent as a character of its own
     while name != (original := _COPIED_FOLDER.sub("", name)):
         name = original
     match = _NAME.fullmatch(name)

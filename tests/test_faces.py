@@ -136,6 +136,22 @@ def test_a_circle_of_the_user_wins(pairs):
     assert_fails(run_script("prepare_dataset.py", cwd=pairs.parent), "circles.csv, line 1", "file,x,y,radius")
 
 
+def test_a_circle_is_of_its_photo_however_an_accent_is_written(tmp_path):
+    coin = draw_faces(tmp_path, "mu\u0308nze", 0)
+    (tmp_path / "circles.csv").write_text("file,x,y,radius\nobverse/m\u00fcnze.jpg,1,2,3\n", encoding="utf-8")
+    (found,), alone = find_coins([coin.obverse, coin.reverse])
+    assert found.circles == (Coin(1, 2, 3, 1), None) and not alone
+
+
+def test_one_face_is_known_from_within_its_folder(tmp_path, monkeypatch):
+    draw_faces(tmp_path, "1", 0)
+    monkeypatch.chdir(tmp_path / "obverse")
+    coins, alone = find_coins([Path("1.jpg")])
+    assert not coins and "its reverse is missing" in alone[Path("1.jpg")]
+    (found,), alone = find_coins([Path("1.jpg"), Path("../reverse/1.jpg")])
+    assert found.reverse == Path("../reverse/1.jpg") and not alone
+
+
 def test_a_dry_run_writes_nothing_and_pairs_lie_beside_photos_of_both_faces(pairs):
     (pairs / "vf30" / "6000x3000").mkdir()
     draw_photo(5).save(pairs / "vf30" / "6000x3000" / "10000000.jpg")

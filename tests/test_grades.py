@@ -15,6 +15,7 @@ from coinkit.grades import class_name, scale_order, sheldon_number
         ("vf", "vf"),
         ("details", "details"),
         ("1881", "1881"),
+        ("scho\u0308n", "sch\u00f6n"),  # as a Mac writes it
     ],
 )
 def test_a_class_is_the_name_up_to_the_last_digit(folder, expected):
