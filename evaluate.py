@@ -37,7 +37,7 @@ from coinkit.label_errors import doubtful_in_checkpoint
 from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, SPLITS, find_photos
 from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report
 from coinkit.review import ShownCoin
-from coinkit.summary import Training, summarise_in_words
+from coinkit.summary import Training, from_scratch, summarise_in_words
 from coinkit.training_photos import find_learned
 from coinkit.training_progress import Progress
 
@@ -128,7 +128,7 @@ def training_of(path: Path, checkpoint: dict) -> Training | None:
             return None
         history = [[float(value) for value in (train, val, loss)] for train, val, loss in progress.history]
         last_epoch = progress.last_epoch(int(config["num_epochs"]), int(config["patience"]))
-        return Training(history, last_epoch, progress.steps_in_epoch())
+        return Training(history, last_epoch, progress.steps_in_epoch(), from_scratch(config))
 
 
 def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comparison:

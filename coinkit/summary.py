@@ -24,6 +24,12 @@ class Training(NamedTuple):
     history: list[list[float]]  # as `Progress` has it
     num_epochs: int  # that it had in the end
     steps_in_epoch: int
+    from_scratch: bool = True  # not from a trained network
+
+
+def from_scratch(config: dict) -> bool:
+    """Tell by the options of a training whether it did not start from a trained network."""
+    return not (config.get("init_from") or config.get("pretrained"))
 
 
 def summarise_in_words(evaluation: Evaluation, training: Training | None) -> list[str]:
@@ -106,12 +112,12 @@ def describe_confusion(evaluation: Evaluation) -> str:
 
 def describe_training(evaluation: Evaluation, training: Training) -> str:
     """Say whether the training was too short, or else whether it has learned its photos by heart."""
-    history, num_epochs, steps_in_epoch = training
+    history, num_epochs, steps_in_epoch, from_scratch = training
     accuracy, losses = evaluation.score["accuracy"], [loss for *_, loss in history]
     before, after = losses[: 2 * num_epochs // 3], losses[2 * num_epochs // 3 :]
     steps = num_epochs * steps_in_epoch
     is_falling = before and after and min(after) < STILL_FALLING * min(before)
-    if accuracy.value <= GOOD_ENOUGH and steps < MIN_STEPS:
+    if accuracy.value <= GOOD_ENOUGH and steps < MIN_STEPS and from_scratch:
         enough = math.ceil(ENOUGH_STEPS / steps_in_epoch)
         return f"It was trained for only {steps} steps: first train anew, for longer (--num-epochs {enough})."
     if accuracy.value <= GOOD_ENOUGH and is_falling:

@@ -12,7 +12,7 @@ from coinkit.label_errors import LabelCheck, write_label_table
 from coinkit.metrics import describe_calibration, summarise
 from coinkit.report import evaluate, write_report
 from coinkit.review import ShownCoin
-from coinkit.summary import Training, summarise_in_words
+from coinkit.summary import Training, from_scratch, summarise_in_words
 from coinkit.training_photos import find_learned
 from coinkit.training_progress import Progress
 
@@ -50,7 +50,8 @@ def report_training(
     evaluation.learned = find_learned(evaluation.paths, [checkpoint])
     print(f"\nTest, with the best weights (epoch {progress.best_epoch}): {summarise(evaluation.predictions)}")
     print(describe_calibration(evaluation.predictions, network.temperature, fitted=bool(progress.history)))
-    training = Training(progress.history, progress.epochs, progress.steps_in_epoch())
+    history, steps = progress.history, progress.steps_in_epoch()
+    training = Training(history, progress.epochs, steps, from_scratch(checkpoint["config"]))
     words = summarise_in_words(evaluation, training)
     about = {"checkpoint": str(best), "data": str(split_folder(data, "test"))}
     write_report(evaluation, network.model, device, words, about, folder, doubtful=doubtful)

@@ -293,6 +293,9 @@ def test_a_training_is_told_in_words():
         0.6, 0.6, np.full(50, 1.0), 50, 25
     )
 
+    finetuned = Training([[0.6, 0.6, 1.0]] * 5, 5, 100, from_scratch=False)
+    assert describe_training(evaluation, finetuned) == ""
+
     words = summarise_in_words(evaluation, Training([[0.63, 0.46, 1.0]] * 12, 12, 100))
     assert "first train anew, for longer (--num-epochs 60)" in words[2] and "more photos" in words[3]
 
