@@ -93,7 +93,7 @@ ACCUMULATE = 1  # batches whose gradients are added up for one step: like a larg
 WARMUP = 0.05  # share of the training in which the learning rate rises; then it falls to 0 along a cosine
 WEIGHT_DECAY = 0.05  # how strongly AdamW pulls weights towards 0; increase if overfitting
 CLIP_GRAD_NORM = 1.0  # a gradient with a larger norm is scaled down to this norm; 0 turns it off
-LABEL_SPREAD = 0.7  # how far a label spreads to its neighbours, as a standard deviation in grades; 0: not at all
+LABEL_SPREAD = 0.7  # standard deviation of soft labels, in grades; with many grades, more at first; 0: hard labels
 AUGMENT = 1.0  # strength of augmentation; it grows from 0 to this while the network learns
 PATIENCE = 0  # stop when the validation loss has not fallen for this many epochs; 0 never stops early
 SEED = 0  # of the random numbers: on the same CPU, the same seed gives the same network
@@ -267,7 +267,7 @@ class Trainer:
         self.read_photo = PhotoReader(args.image_width, args.image_height, args.cache_gb, max_unreadable)
         self.pool = ThreadPoolExecutor(usable_cores())
         self.label_check = LabelCheck(digests, train.labels, len(classes))
-        self.targets = soft_labels(classes, args.label_spread).to(device)
+        self.targets = soft_labels(classes, args.label_spread).to(device)  # of an epoch: `train_epoch` may widen them
         balanced = balanced_class_weights(train.labels, len(classes))
         self.class_weights = (balanced if args.class_weights else torch.ones(len(classes))).to(device)
         run_name = "-".join(filter(None, [f"coin_custom_{datetime.now():%Y%m%d-%H%M%S-%f}", args.name]))
@@ -323,6 +323,8 @@ class Trainer:
     def train_epoch(self) -> None:
         """Train on the photos of an epoch; after an interruption, on those that are left of it."""
         args, progress = self.args, self.progress
+        spread = optim.label_spread(progress.epochs / args.num_epochs, args.label_spread, len(self.classes))
+        self.targets = soft_labels(self.classes, spread).to(self.device)
         count, step_size = len(self.train.paths), args.batch_size * args.accumulate
         shuffle = torch.Generator().manual_seed(derive_seed(args.seed, progress.epochs, SHUFFLE))
         order = torch.randperm(count, generator=shuffle)[progress.seen :]
@@ -721,7 +723,7 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     add("--warmup", type=float, default=WARMUP, help="share of the training in which the learning rate rises")
     add("--weight-decay", type=float, default=WEIGHT_DECAY, help="how strongly AdamW pulls weights towards 0")
     add("--clip-grad-norm", type=float, default=CLIP_GRAD_NORM, help="largest norm of a gradient; 0: no limit")
-    add("--label-spread", type=float, default=LABEL_SPREAD, help="deviation of soft labels, in grades; 0: hard labels")
+    add("--label-spread", type=float, default=LABEL_SPREAD, help="final deviation of soft labels, in grades; 0: hard")
     add("--augment", type=float, default=AUGMENT, help="strength of augmentation; grows to this; 0: none")
     add("--class-weights", action=on_or_off, default=False, help="let every grade count the same, however few photos")
     add("--patience", type=int, default=PATIENCE, help="stop after this many epochs without a lower loss; 0: never")

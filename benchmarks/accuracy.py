@@ -121,6 +121,7 @@ PLAIN_CONVOLUTIONS = (coin, "StandardisedConv2d", lambda *args, bias, **options:
 NO_WEIGHT_STANDARDISATION = (coin, "StandardisedConv2d", nn.Conv2d)
 NO_GROUP_NORM = (nn, "GroupNorm", lambda groups, channels: nn.Identity())
 NO_GREY = (augment, "GREYSCALE", 0.0)
+NARROW_LABELS = (optim, "label_spread", lambda share_done, spread, num_classes: spread)
 NO_GROWTH = (optim, "regularisation_factor", lambda *_: 1.0)
 ONE_LEARNING_RATE = (optim, "FULL_RATE_INPUTS", math.inf)
 CONSTANT_LEARNING_RATE = (optim, "learning_rate_factor", lambda progress, warmup: 1.0)
@@ -178,6 +179,7 @@ FROM_US = "--init-from {start}"
 TRIALS = {
     "ours, from a network of US coins": Row(FROM_US),
     "ours, from half of the photos and a network of US coins": Row(FROM_US, [HALF_OF_TRAINING]),
+    "ours without labels that are wide at first": Row(changes=[NARROW_LABELS]),
     MEAN_OF_3: Row(networks=["", "", ""]),
     "ours, mean of 3 networks, one at 512x256": Row(networks=[LARGER_PHOTOS, "", ""]),
     "ours, dropout 0.2": Row("--dropout 0.2"),

@@ -1,4 +1,4 @@
-"""The optimiser, and the schedules of the learning rate, dropout and augmentation.
+"""The optimiser, and the schedules of the learning rate, dropout, augmentation and soft labels.
 
 To change the learning-rate schedule, change `learning_rate_factor`.
 """
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 FULL_RATE_INPUTS = 576  # 64 channels, 3x3; a layer with more inputs than this gets a smaller learning rate
+WIDEST_LABELS = 1 / 6  # standard deviation of the first soft labels, as a share of the way from worst to best grade
 LEAST_STRENGTH = 0.02  # of augmentation: above 0, half of the photos have no colour (docs/experiments.md)
 
 
@@ -91,3 +92,19 @@ def regularisation_factor(share_done: float, learned: float) -> float:
         learned: how much the network has learned, 0 to 1, as `coinkit.losses.share_learned` returns it.
     """
     return min(1.0, 2 * share_done, max(LEAST_STRENGTH, 2 * learned))
+
+
+def label_spread(share_done: float, spread: float, num_classes: int) -> float:
+    """Return the standard deviation of soft labels, in grades.
+
+    With many grades, it falls to its final value over the first half of the training. So the network first learns to
+    tell worn coins from fine ones, which all photos teach it, and then one grade from the next. With narrow labels from
+    the start, it may learn nothing of many grades for many epochs (docs/experiments.md).
+
+    Args:
+        share_done: how much of the training is done, 0 to 1.
+        spread: the final value; with 0, labels are hard from the start.
+        num_classes: how many grades there are. With 5, a spread of 0.7 is the widest already.
+    """
+    widest = WIDEST_LABELS * (num_classes - 1) if spread else 0.0
+    return spread + max(0.0, widest - spread) * max(0.0, 1 - 2 * share_done)

@@ -7,7 +7,13 @@ from torch.nn import functional as F
 from coin_classifier_custom import CoinClassifier
 from coinkit.calibration import fit_temperature
 from coinkit.losses import balanced_class_weights, share_learned, soft_labels
-from coinkit.optim import learning_rate_factor, load_optimizer_state, make_optimizer, regularisation_factor
+from coinkit.optim import (
+    label_spread,
+    learning_rate_factor,
+    load_optimizer_state,
+    make_optimizer,
+    regularisation_factor,
+)
 
 
 def shapes(model, width, height):
@@ -117,6 +123,12 @@ def test_regularisation_grows_no_faster_than_the_network_learns():
     assert regularisation_factor(0, learned=0.9) == 0 < regularisation_factor(0.9, learned=0) < 0.05
     assert regularisation_factor(0.9, learned=0.2) == regularisation_factor(0.2, learned=0.9) == 0.4
     assert regularisation_factor(0.6, learned=0.6) == 1
+
+
+def test_labels_of_many_grades_are_wide_at_first():
+    assert label_spread(0, 0.7, 25) == 4 > label_spread(0.25, 0.7, 25) > label_spread(0.5, 0.7, 25) == 0.7
+    assert label_spread(1, 0.7, 25) == label_spread(0, 0.7, 5) == 0.7
+    assert label_spread(0, 0.0, 25) == 0
 
 
 def test_what_is_learned_lies_between_a_guess_and_the_lowest_loss():

@@ -254,6 +254,18 @@ def test_settings_reach_the_training(dataset, tmp_path, monkeypatch):
     assert {group["weight_decay"] for group in groups} == {0.0, 0.3} and not any(group["fused"] for group in groups)
 
 
+def test_labels_narrow_over_the_first_half(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)  # make_trainer sets it
+    monkeypatch.setattr("coinkit.optim.WIDEST_LABELS", 1.0)
+    trainer = training_step.make_trainer(dataset, tmp_path, [*SMALL, "--num-epochs", 4])
+    final = trainer.targets
+    trainer.train_epoch()
+    assert trainer.targets.max() < final.max()
+    trainer.progress.epochs = 2
+    trainer.train_epoch()
+    assert torch.equal(trainer.targets, final)
+
+
 def test_it_stops_early_when_asked_and_has_then_ended(tmp_path):
     make_dataset(tmp_path / "coin_dataset", test=1)
     result = train(tmp_path, "--num-epochs", 50, "--learning-rate", 1e-9, "--patience", 2)
