@@ -323,7 +323,9 @@ class Trainer:
     def train_epoch(self) -> None:
         """Train on the photos of an epoch; after an interruption, on those that are left of it."""
         args, progress = self.args, self.progress
-        spread = optim.label_spread(progress.epochs / args.num_epochs, args.label_spread, len(self.classes))
+        spread = args.label_spread
+        if not args.init_from:  # a network of other coins can tell worn from fine already
+            spread = optim.label_spread(progress.epochs / args.num_epochs, spread, len(self.classes))
         self.targets = soft_labels(self.classes, spread).to(self.device)
         count, step_size = len(self.train.paths), args.batch_size * args.accumulate
         shuffle = torch.Generator().manual_seed(derive_seed(args.seed, progress.epochs, SHUFFLE))

@@ -261,9 +261,10 @@ def test_labels_narrow_over_the_first_half(dataset, tmp_path, monkeypatch):
     final = trainer.targets
     trainer.train_epoch()
     assert trainer.targets.max() < final.max()
-    trainer.progress.epochs = 2
-    trainer.train_epoch()
-    assert torch.equal(trainer.targets, final)
+    for epochs, init_from in ((2, None), (0, Path("other.pth"))):
+        trainer.progress.epochs, trainer.args.init_from = epochs, init_from
+        trainer.train_epoch()
+        assert torch.equal(trainer.targets, final)
 
 
 def test_it_stops_early_when_asked_and_has_then_ended(tmp_path):
