@@ -323,9 +323,8 @@ class Trainer:
     def train_epoch(self) -> None:
         """Train on the photos of an epoch; after an interruption, on those that are left of it."""
         args, progress = self.args, self.progress
-        spread = args.label_spread
-        if not args.init_from:  # a network of other coins can tell worn from fine already
-            spread = optim.label_spread(progress.epochs / args.num_epochs, spread, len(self.classes))
+        share_done, is_new = progress.epochs / args.num_epochs, not args.init_from
+        spread = optim.label_spread(share_done, args.label_spread, len(self.classes), is_new)
         self.targets = soft_labels(self.classes, spread).to(self.device)
         count, step_size = len(self.train.paths), args.batch_size * args.accumulate
         shuffle = torch.Generator().manual_seed(derive_seed(args.seed, progress.epochs, SHUFFLE))
@@ -656,19 +655,15 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     print(f"Network: {parameters / 1e6:.1f} million parameters, in {trainer.dtype} on {trainer.device}")
     if trainer.device.type == "cpu" and max(args.channels) > max(PRESETS["narrow"]["channels"]):
         print("Without a GPU, this will take long: --preset narrow is many times as fast.")
-    if trainer.progress.epochs >= args.num_epochs:
-        print(f"This run has trained {trainer.progress.epochs} epochs already: a larger --num-epochs trains further.")
-    elif args.resume:
-        print(f"Going on after {trainer.progress.place(args.num_epochs)}")
+    if args.resume:
+        print(trainer.progress.describe_resumed(args.num_epochs))
     elif unfinished := checkpoints.describe_unfinished(last):
         print(unfinished)
     print(f"Watch it: tensorboard --logdir={quoted(trainer.log_dir.parent)}\n", flush=True)
     photo = "--faces obverse.jpg reverse.jpg" if trainer.has_pairs else "photo.jpg"
     to_predict = f"python predict.py{'' if best == Path(BEST) else f' --checkpoint {quoted(best)}'} {photo}"
-    # A checkpoint has the weights and two averages of each, in 4 bytes. BEST, LAST and the next one exist at once.
-    copies = 2 if args.resume else 3
     try:
-        with require_disk_space(copies * 3 * 4 * parameters, args.output):
+        with require_disk_space(checkpoints.bytes_to_write(parameters, resumed=bool(args.resume)), args.output):
             trainer.fit()
     except Stopped:
         to_resume = f"python coin_classifier_custom.py --resume{'' if last == Path(LAST) else f' {quoted(last)}'}"

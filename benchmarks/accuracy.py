@@ -121,7 +121,7 @@ PLAIN_CONVOLUTIONS = (coin, "StandardisedConv2d", lambda *args, bias, **options:
 NO_WEIGHT_STANDARDISATION = (coin, "StandardisedConv2d", nn.Conv2d)
 NO_GROUP_NORM = (nn, "GroupNorm", lambda groups, channels: nn.Identity())
 NO_GREY = (augment, "GREYSCALE", 0.0)
-NARROW_LABELS = (optim, "label_spread", lambda share_done, spread, num_classes: spread)
+NARROW_LABELS = (optim, "label_spread", lambda share_done, spread, *_: spread)
 NO_GROWTH = (optim, "regularisation_factor", lambda *_: 1.0)
 ONE_LEARNING_RATE = (optim, "FULL_RATE_INPUTS", math.inf)
 CONSTANT_LEARNING_RATE = (optim, "learning_rate_factor", lambda progress, warmup: 1.0)
@@ -253,9 +253,9 @@ def key(result: dict) -> tuple:
     return tuple(result[name] for name in ("scale", "row", "task", "seed"))
 
 
-def read_results() -> list[dict]:
-    """Return the results in accuracy.jsonl."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+def read_results(file: Path = RESULTS) -> list[dict]:
+    """Return the results in a file with a line of JSON for each; none if there is no such file."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def prepare(coins: Path, task: str, seed: int) -> None:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 import coin_classifier_custom as coin
-from benchmarks.accuracy import HERE, ROOT, SCALES, SCRATCH, mean_and_deviation, prepare, train
+from benchmarks.accuracy import HERE, ROOT, SCALES, SCRATCH, mean_and_deviation, prepare, read_results, train
 from coinkit.dataset import Split, find_classes, find_split
 from coinkit.devices import find_device
 from coinkit.inference import load_networks
@@ -57,7 +57,7 @@ def main() -> None:
     if not args.table:
         if not args.coins:
             parser.error("--coins: name the folder of the sets")
-        done = {(result["kind"], result["seed"]) for result in read_results()}
+        done = {(result["kind"], result["seed"]) for result in read_results(RESULTS)}
         for seed, kind in product(args.seeds, OFF):
             if (kind, seed) not in done:
                 prepare(args.coins / "morgan", TASK, seed)
@@ -66,12 +66,7 @@ def main() -> None:
                 result = {"kind": kind, "seed": seed, "found": score_all(kind, seed)}
                 with RESULTS.open("a") as file:
                     file.write(json.dumps(result) + "\n")
-    print_table(read_results())
-
-
-def read_results() -> list[dict]:
-    """Return the results in wrong_labels.jsonl."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    print_table(read_results(RESULTS))
 
 
 def training_file(kind: str, seed: int, part: str) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.accuracy import HERE, SCRATCH, SEEDS, TASKS, mean_and_deviation, prepare
+from benchmarks.accuracy import HERE, SCRATCH, SEEDS, TASKS, mean_and_deviation, prepare, read_results
 from coinkit.cli import usable_cores
 from coinkit.dataset import find_classes, find_split
 from coinkit.metrics import METRICS, Predictions, score
@@ -38,19 +38,14 @@ def main() -> None:
     if not args.table:
         if not args.coins:
             parser.error("--coins: name the folder of the sets")
-        done = {(result["task"], result["seed"]) for result in read_results()}
+        done = {(result["task"], result["seed"]) for result in read_results(RESULTS)}
         for task, seed in product(args.tasks, args.seeds):
             if (task, seed) not in done:
                 prepare(args.coins / TASKS[task].coins, task, seed)
                 result = {"task": task, "seed": seed} | train_and_test(task, seed)
                 with RESULTS.open("a") as file:
                     file.write(json.dumps(result) + "\n")
-    print_table(read_results())
-
-
-def read_results() -> list[dict]:
-    """Return the results in yolo.jsonl."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    print_table(read_results(RESULTS))
 
 
 def train_and_test(task: str, seed: int) -> dict[str, float]:

@@ -39,6 +39,14 @@ NEEDED_TO_RESUME = NEEDED_TO_PREDICT | dict.fromkeys(
 ALLOWED = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "collections OrderedDict"}
 
 
+def bytes_to_write(parameters: int, resumed: bool) -> int:
+    """Return how much disk space the checkpoints of a run take, in bytes, beside those that a resumed run has.
+
+    A checkpoint has the weights and two averages of each, in 4 bytes. Best, last and the next one exist at once.
+    """
+    return (2 if resumed else 3) * 3 * 4 * parameters
+
+
 def load_checkpoint(path: Path, needed: dict[str, type] = NEEDED_TO_PREDICT, mmap: bool = True) -> dict:
     """Return a checkpoint; nothing in it is executed.
 

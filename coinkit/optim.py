@@ -94,7 +94,7 @@ def regularisation_factor(share_done: float, learned: float) -> float:
     return min(1.0, 2 * share_done, max(LEAST_STRENGTH, 2 * learned))
 
 
-def label_spread(share_done: float, spread: float, num_classes: int) -> float:
+def label_spread(share_done: float, spread: float, num_classes: int, is_new: bool = True) -> float:
     """Return the standard deviation of soft labels, in grades.
 
     With many grades, it falls to its final value over the first half of the training. So the network first learns to
@@ -105,6 +105,8 @@ def label_spread(share_done: float, spread: float, num_classes: int) -> float:
         share_done: how much of the training is done, 0 to 1.
         spread: the final value; with 0, labels are hard from the start.
         num_classes: how many grades there are. With 5, a spread of 0.7 is the widest already.
+        is_new: whether the network has learned no coins before. One that has can tell worn from fine already, so its
+            labels have the final value from the start.
     """
-    widest = WIDEST_LABELS * (num_classes - 1) if spread else 0.0
+    widest = WIDEST_LABELS * (num_classes - 1) if spread and is_new else 0.0
     return spread + max(0.0, widest - spread) * max(0.0, 1 - 2 * share_done)

@@ -77,6 +77,12 @@ class Progress:
         self.seen, self.learned_from, self.correct = 0, 0, 0
         self.loss_sum, self.gradient_sum, self.seconds = 0.0, 0.0, 0.0
 
+    def describe_resumed(self, num_epochs: int) -> str:
+        """Say where a run goes on, or that it has ended."""
+        if self.epochs >= num_epochs:
+            return f"This run has trained {self.epochs} epochs already: a larger --num-epochs trains further."
+        return f"Going on after {self.place(num_epochs)}"
+
     def place(self, num_epochs: int) -> str:
         """Return in words how far the run has come in a training of this many epochs."""
         return f"step {self.steps}, in epoch {self.epochs + 1} of {num_epochs}"
