@@ -4,7 +4,7 @@
     python -m benchmarks.wrong_labels --coins ../coins --seeds 2 3   other wrong labels, splits and networks
     python -m benchmarks.wrong_labels --table                        only the table of what wrong_labels.jsonl has
 
-In 5 % of the training photos of the set COINS/morgan, as 5 grades, the label is moved: by one grade, by two, or to any
+In 5 % of the training photos of the set COINS/morgan, as 5 classes, the label is moved: by one grade, by two, or to any
 other. A training on all of them gives what coinkit.label_errors ranks by, and what it might rank by instead. Two more,
 each on one half of the photos, grade the other half: confident learning by cross-validation (Northcutt et al. 2021,
 arXiv 1911.00068), for which one trains twice as long. Each training's logits are kept in benchmarks/scratch until the
