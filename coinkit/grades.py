@@ -7,8 +7,8 @@ letters for the band, a number from 1 to 70, and often a variant ("au58+", "ms64
 import re
 import unicodedata
 
-# The bands from worn to perfect, each with its lowest number. Proof and specimen coins have the numbers of mint state;
-# at the same number, they come after it.
+# The bands from worn to perfect, each with its lowest number. Proof and specimen coins have the numbers of mint state,
+# but look otherwise, so they come after it: neighbours in the order are taken for alike.
 BANDS = {"po": 1, "p": 1, "fr": 2, "ag": 3, "g": 4, "vg": 8, "f": 12, "vf": 20, "ef": 40, "xf": 40, "au": 50}
 PROOFS = ("sp", "pf", "pr")
 BANDS |= {band: 60 for band in ("unc", "bu", "ms", *PROOFS)}
@@ -90,12 +90,12 @@ def is_proof(grade: str) -> bool:
 
 
 def scale_order(grade: str) -> tuple:
-    """Return a sort key: grades on the scale from worn to perfect, then other names in alphabetical order."""
+    """Return a sort key: grades from worn to perfect, then proofs, then names off the scale in alphabetical order."""
     number = sheldon_number(grade)
     if number is None:
         return (1, grade)
     band = _letters(grade)
-    return (0, number, list(BANDS).index(band) if band else -1, grade)
+    return (0, is_proof(grade), number, list(BANDS).index(band) if band else -1, grade)
 
 
 def _letters(grade: str) -> str:

@@ -72,7 +72,7 @@ def test_variants_can_be_kept_apart():
 
 
 def test_classes_are_in_the_order_of_the_scale():
-    grades = ["fr02", "ag03", "g04", "vf20", "xf40", "au58", "au58+", "ms60", "ms65", "pr65", "ms67", "cleaned"]
+    grades = ["fr02", "ag03", "g04", "vf20", "xf40", "au58", "au58+", "ms60", "ms65", "ms67", "pr65", "cleaned"]
     assert sorted(reversed(grades), key=scale_order) == grades
     assert sorted(["ms", "xf", "vf", "g", "f"], key=scale_order) == ["g", "f", "vf", "xf", "ms"]
 
