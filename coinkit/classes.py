@@ -136,4 +136,7 @@ def joined_by(classes: list[str]) -> list[str]:
 
 def describe_classes(classes: list[str]) -> str:
     """Return in words which grades the classes of --classes five join; "" for other classes."""
-    return f"The classes: {FIVE_IN_WORDS}." if joined_by(classes) == ["five"] else ""
+    joined = joined_by(classes)
+    if "five" not in joined:
+        return ""
+    return f"The classes{', if --classes five has made them' if len(joined) > 1 else ''}: {FIVE_IN_WORDS}."

@@ -57,6 +57,7 @@ def test_a_photo_gets_its_grade_as_the_guide_shows_it(trained):
 
 def test_the_classes_that_join_grades_are_explained():
     five, bands = (command.describe_classes(list(JOINED[name])) for name in ("five", "bands"))
+    assert "if --classes five has made them: g is up to G6" in command.describe_classes(["f", "vf", "xf", "ms"])
     prediction = command.Prediction(Path("1.jpg"), [("vf", 0.8), ("xf", 0.2)], None, "small")
     assert command.format_text(prediction, five).splitlines()[-3:] == ["Note: small", "", five] and not bands
 
