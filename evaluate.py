@@ -38,7 +38,7 @@ from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, SPLITS, find_pho
 from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report
 from coinkit.review import ShownCoin
 from coinkit.summary import Training, from_scratch, summarise_in_words
-from coinkit.training_photos import find_learned
+from coinkit.training_photos import count_coins, find_learned
 from coinkit.training_progress import Progress
 
 OUTPUT = Path("report")
@@ -59,6 +59,7 @@ def main() -> int:
     evaluation = evaluate(networks, classes, photos, device)
     evaluation.unread |= alone
     evaluation.learned = find_learned(evaluation.paths, checkpoints.values())
+    evaluation.coins = count_coins(evaluation.paths)
     comparison = compare(args.against, evaluation, device) if args.against else None
 
     path, checkpoint = next(iter(checkpoints.items()))

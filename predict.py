@@ -142,7 +142,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--checkpoint", nargs="+", default=[BEST], metavar="FILE.pth", help=checkpoint_help)
     add("--tta", action="store_true", help=f"average over {1 + len(TTA_VIEWS)} views: turned and shifted a little")
     add("--top-k", type=int, default=TOP_K, help="how many grades to show")
-    unsure_help = "below this, 0 to 1, the note says unsure (default: where most validation photos were wrong)"
+    unsure_help = "below this, 0 to 1, the note says unsure (default: where a grade is more often wrong than right)"
     add("--min-confidence", type=float, metavar="SHARE", help=unsure_help)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--json", action="store_true", help="print a line of JSON for each photo")

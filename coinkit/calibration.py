@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MIN_UNSURE = 10  # fewer photos cannot tell whether a grade with such a confidence is mostly wrong
+PRIOR_PHOTOS = 20  # how much `unsure_threshold` trusts the confidence: as if it had been right for so many photos
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -28,19 +28,20 @@ def unsure_threshold(confidence: Tensor, correct: Tensor) -> float:
     """Return the confidence below which a photo is more often wrong than right; 0 if there is no such confidence.
 
     Of all thresholds, it is the one below which the wrong photos outnumber the right ones most. That is where an
-    isotonic regression of `correct` on `confidence` crosses one half. Where too few photos can tell, it is one half,
-    as for a network that is well calibrated.
+    isotonic regression of `correct` on `confidence` crosses one half. `PRIOR_PHOTOS` of a calibrated network are
+    counted with them, with a confidence of 0 to 1 in even steps: so without any photos it is one half, and a few
+    cannot move it far by chance.
 
     Args:
         confidence: (N,), 0 to 1, of photos that the network was not trained on.
         correct: (N,), bool.
     """
     confidence, order = confidence.sort()
-    more_wrong_than_right = torch.where(correct[order], -1, 1).cumsum(dim=0)
-    count = int(more_wrong_than_right.argmax()) + 1  # photos below the threshold
-    if count >= MIN_UNSURE and more_wrong_than_right[count - 1] > 0:
-        return confidence[count].item() if count < len(confidence) else 1.0
-    return 0.5 if (confidence < 0.5).sum() < MIN_UNSURE else 0.0
+    more_wrong_than_right = F.pad(torch.where(correct[order], -1, 1).cumsum(dim=0), (1, 0))
+    thresholds = torch.cat([confidence, torch.tensor([0.0, 0.5, 1.0])])
+    below = torch.searchsorted(confidence, thresholds)
+    of_prior = PRIOR_PHOTOS * thresholds * (1 - thresholds)  # the integral of wrong less right: of 1 - 2 * confidence
+    return thresholds[(more_wrong_than_right[below] + of_prior).argmax()].item()
 
 
 def estimate_temperature(soft_labels: Tensor, labels: Tensor, train_accuracy: float) -> float:

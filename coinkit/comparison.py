@@ -1,6 +1,7 @@
 """Compare two models on the same photos."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -27,21 +28,20 @@ class Comparison(NamedTuple):
         """Return accuracy and MAE as text: name, value of the first, of the other, their difference, its interval."""
         first, other = self.first, self.other
         return [
-            format_row("accuracy", first.correct, other.correct, ".1%"),
-            format_row("MAE, grades", first.error, other.error, ".2f"),
+            format_row("accuracy", first.correct, other.correct, estimate_accuracy_difference, ".1%"),
+            format_row("MAE, grades", first.error, other.error, estimate_difference, ".2f"),
         ]
 
     def in_words(self) -> str:
         """Return which model is better, and whether that may be chance: by the exact test of McNemar 1947."""
         from scipy.stats import binomtest
 
-        first, other = self.first.correct, self.other.correct
-        only_first, only_other = int((first & ~other).sum()), int((~first & other).sum())
+        only_first, only_other = count_only_right(self.first.correct, self.other.correct)
         p_value = binomtest(only_first, only_first + only_other).pvalue if only_first + only_other else 1.0
         better = "This model is" if only_first > only_other else "The other is"
         verdict = f"{better} better" if p_value < CHANCE else "Such a difference may be chance"
         said = (
-            f"The two give different grades to {self.differs.sum()} of {len(first)} photos: "
+            f"The two give different grades to {self.differs.sum()} of {len(self.differs)} photos: "
             f"only this model is right on {only_first}, only the other on {only_other}. "
             f"{verdict} (p = {p_value:.2g}, exact McNemar test)."
         )
@@ -50,11 +50,37 @@ class Comparison(NamedTuple):
         return said
 
 
-def format_row(name: str, first: np.ndarray, other: np.ndarray, format: str) -> tuple[str, str, str, str, str]:
+def count_only_right(first: np.ndarray, other: np.ndarray) -> tuple[int, int]:
+    """Return on how many photos only the first model is right, and only the other, of two arrays (N,), bool."""
+    return int((first & ~other).sum()), int((~first & other).sum())
+
+
+def format_row(
+    name: str, first: np.ndarray, other: np.ndarray, estimate: Callable[..., Estimate], format: str
+) -> tuple[str, str, str, str, str]:
     """Return the means of two arrays (N,), the difference of the second from the first, and its interval, as text."""
-    value, low, high = estimate_difference(first, other)
+    value, low, high = estimate(first, other)
     interval = "-" if math.isnan(low) else f"{low:+{format}} to {high:+{format}}"
     return name, f"{first.mean():{format}}", f"{other.mean():{format}}", f"{value:+{format}}", interval
+
+
+def estimate_accuracy_difference(first: np.ndarray, other: np.ndarray) -> Estimate:
+    """Return how much higher the accuracy of the other is, with an interval that agrees with the exact McNemar test.
+
+    It follows from the interval of Clopper & Pearson 1934 for the share of the other, among the photos on which only
+    one is right. It is nan if there are none.
+
+    Args:
+        first, other: (N,), bool, whether a model is right.
+    """
+    from scipy.stats import binomtest
+
+    only_first, only_other = count_only_right(first, other)
+    either, count = only_first + only_other, len(first)
+    if not either:
+        return Estimate(0.0, math.nan, math.nan)
+    low, high = ((2 * share - 1) * either / count for share in binomtest(only_other, either).proportion_ci())
+    return Estimate((only_other - only_first) / count, float(low), float(high))
 
 
 def estimate_difference(first: np.ndarray, other: np.ndarray) -> Estimate:

@@ -4,19 +4,21 @@ To add one, add an entry to `METRICS`: evaluate.py, the report and metrics.json 
 """
 
 import math
+import re
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from coinkit.classes import bands_of
+from coinkit.classes import bands_of, has_bands
 from coinkit.grades import sheldon_number
 
 CONFIDENCE_LEVEL = 0.95  # of intervals
 RESAMPLES = 1000
 MAX_BCA_PHOTOS = 5000  # with more, a plain percentile bootstrap is as good, and takes far less time
 CALIBRATION_BINS = 10
+CHANCE_DRAWS = 200
 
 
 class Predictions(NamedTuple):
@@ -110,13 +112,23 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> f
     """Return the expected calibration error (ECE), 0 to 1 (Guo et al. 2017, arXiv 1706.04599).
 
     That is the mean difference between confidence and accuracy over the bins. With few photos in a bin the two differ
-    by chance: even a well calibrated model has an ECE of about 0.15 with 32 photos, and 0.05 with 400.
+    by chance, too: see `calibration_error_by_chance`.
 
     Args:
         confidence, correct: as `calibration_bins` takes them.
     """
     count, mean_confidence, accuracy = calibration_bins(confidence, correct)
     return np.nansum(count * np.abs(mean_confidence - accuracy)) / len(confidence)
+
+
+def calibration_error_by_chance(confidence: np.ndarray) -> float:
+    """Return the mean ECE of a model that is right exactly as often as its confidence (N,) says, 0 to 1.
+
+    This is the mean over `CHANCE_DRAWS` draws of which photos it is right on. Vaicenavicius et al. 2019 (arXiv
+    1902.06977) test calibration by such draws.
+    """
+    draws = np.random.default_rng(0).random((CHANCE_DRAWS, len(confidence))) < confidence
+    return np.mean([expected_calibration_error(confidence, correct) for correct in draws])
 
 
 class Metric(NamedTuple):
@@ -126,7 +138,7 @@ class Metric(NamedTuple):
     format: str  # of its value
     meaning: str  # in plain words
     compute: Callable[[Predictions], float]  # its value; nan if the photos cannot tell
-    is_share: bool = False  # of the photos: then the interval is Wilson's
+    interval: str = "bootstrap"  # what its interval is: "bootstrap", "Wilson" for a share of the photos, or "none"
 
 
 METRICS = {  # by their keys in metrics.json
@@ -135,28 +147,28 @@ METRICS = {  # by their keys in metrics.json
         ".1%",
         "share of the photos given their grade",
         lambda p: np.mean(p.correct),
-        is_share=True,
+        interval="Wilson",
     ),
     "accuracy_within_1": Metric(
         "accuracy within 1 grade",
         ".1%",
         "share of the photos at most one grade off",
         lambda p: np.mean(p.error <= 1),
-        is_share=True,
+        interval="Wilson",
     ),
     "accuracy_within_3": Metric(
         "accuracy within 3 grades",
         ".1%",
         "share of the photos at most three grades off",
         lambda p: np.mean(p.error <= 3),
-        is_share=True,
+        interval="Wilson",
     ),
     "band_accuracy": Metric(
         "accuracy of the band",
         ".1%",
         "share of the photos given their band of the scale, such as vf for vf20 and vf30",
         lambda p: np.mean(p.right_band),
-        is_share=True,
+        interval="Wilson",
     ),
     "mae": Metric(
         "MAE, grades",
@@ -187,8 +199,29 @@ METRICS = {  # by their keys in metrics.json
         "z.3f",
         "how far confidence and accuracy differ, 0 to 1",
         lambda p: expected_calibration_error(p.confidence, p.correct),
+        interval="none",  # a bootstrap's is far too high: drawing photos again adds as much chance once more
+    ),
+    "ece_by_chance": Metric(
+        "ECE by chance alone",
+        "z.3f",
+        "what a well calibrated model would have on so few photos, on average",
+        lambda p: calibration_error_by_chance(p.confidence),
+        interval="none",
     ),
 }
+
+
+def shown_metrics(classes: list[str]) -> dict[str, Metric]:
+    """Return the `METRICS` without those that say nothing of these classes."""
+    hidden = set()
+    if not has_bands(classes):
+        hidden.add("band_accuracy")  # which is the accuracy
+    if not all(re.search(r"\d", name) for name in classes):
+        hidden.add("mae_sheldon")  # a class of several grades has no number
+    hidden |= {f"accuracy_within_{steps}" for steps in (1, 3) if len(classes) <= steps + 1}  # which is always 100 %
+    if any(sheldon_number(name) is None for name in classes):  # their places in the list mean nothing
+        hidden |= {"accuracy_within_1", "accuracy_within_3", "mae", "mae_sheldon", "kappa"}
+    return {key: metric for key, metric in METRICS.items() if key not in hidden}
 
 
 # ---------------------------------------------------------------- scores
@@ -199,13 +232,15 @@ def score(predictions: Predictions) -> dict[str, float]:
     return {key: float(metric.compute(predictions)) for key, metric in METRICS.items()}
 
 
-def summarise(predictions: Predictions) -> str:
+def summarise(predictions: Predictions, classes: list[str]) -> str:
     """Return the most important metrics in one line."""
-    shown = {key: f"{value:{METRICS[key].format}}" for key, value in score(predictions).items()}
-    return (
-        f"accuracy {shown['accuracy']} ({predictions.correct.sum()} of {len(predictions.labels)} photos), "
-        f"within 1 grade {shown['accuracy_within_1']}, MAE {shown['mae']} grades"
-    )
+    shown = {key: f"{metric.compute(predictions):{metric.format}}" for key, metric in shown_metrics(classes).items()}
+    said = f"accuracy {shown['accuracy']} ({predictions.correct.sum()} of {len(predictions.labels)} photos)"
+    if "accuracy_within_1" in shown:
+        said += f", within 1 grade {shown['accuracy_within_1']}"
+    if "mae" in shown:
+        said += f", MAE {shown['mae']} grades"
+    return said
 
 
 class Estimate(NamedTuple):
@@ -219,12 +254,12 @@ class Estimate(NamedTuple):
 def estimate_score(predictions: Predictions) -> dict[str, Estimate]:
     """Return the value of each metric with its interval, by its key.
 
-    A share of the photos has Wilson's interval. The others have that of a bootstrap over the photos. It is nan where
-    all photos are alike, such as all correct. Up to `MAX_BCA_PHOTOS` photos, it is bias-corrected and accelerated
-    (Efron 1987), which takes time in proportion to the square of their number.
+    The interval of a bootstrap over the photos is nan where all photos are alike, such as all correct. Up to
+    `MAX_BCA_PHOTOS` photos, it is bias-corrected and accelerated (Efron 1987), which takes time in proportion to the
+    square of their number.
     """
     count = len(predictions.labels)
-    others = {key: metric.compute for key, metric in METRICS.items() if not metric.is_share}
+    others = {key: metric.compute for key, metric in METRICS.items() if metric.interval == "bootstrap"}
 
     def compute_others(photos: np.ndarray) -> np.ndarray:
         selected = predictions.select(photos)
@@ -236,7 +271,9 @@ def estimate_score(predictions: Predictions) -> dict[str, Estimate]:
         lows, highs = bootstrap_interval(np.arange(count), compute_others, method)
     intervals = dict(zip(others, zip(lows.tolist(), highs.tolist(), strict=True), strict=True))
     return {
-        key: Estimate(value, *intervals[key]) if key in intervals else estimate_share(round(value * count), count)
+        key: estimate_share(round(value * count), count)
+        if METRICS[key].interval == "Wilson"
+        else Estimate(value, *intervals.get(key, (math.nan, math.nan)))
         for key, value in score(predictions).items()
     }
 

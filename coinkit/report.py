@@ -12,7 +12,6 @@ differences.csv    what another model graded otherwise, if there was one to comp
 import json
 import math
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +25,6 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from coinkit.classes import has_bands
 from coinkit.cli import UserError, printable
 from coinkit.comparison import Comparison
 from coinkit.dataset import Split
@@ -35,7 +33,6 @@ from coinkit.figures import confusion_chart, reliability_diagram
 from coinkit.files import atomic_folder, exclusive_lock, hidden_sibling, is_system_file
 from coinkit.inference import CUT_OUT, NOT_CUT_OUT, Network, grade_photos
 from coinkit.metrics import (
-    METRICS,
     Estimate,
     GradeScore,
     Metric,
@@ -43,6 +40,7 @@ from coinkit.metrics import (
     confusion_matrix,
     estimate_score,
     score_grades,
+    shown_metrics,
     summarise,
 )
 from coinkit.pages import data_uri, encode_picture
@@ -69,6 +67,7 @@ class Evaluation:
 
     Attributes:
         learned: whether the model was trained on a photo, (N,), bool; all False if that is not known.
+        coins: how many coins the photos show.
     """
 
     def __init__(
@@ -83,6 +82,7 @@ class Evaluation:
         self.predictions = Predictions.from_probabilities(probabilities, labels, classes)
         self.confusion = confusion_matrix(self.predictions.predicted, labels, len(classes))
         self.learned = np.zeros(len(labels), dtype=bool)
+        self.coins = len(paths)
 
     @cached_property
     def score(self) -> dict[str, Estimate]:
@@ -91,16 +91,8 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """The `METRICS` to show, without those that say nothing of these classes."""
-        shown = dict(METRICS)
-        if not has_bands(self.classes):
-            del shown["band_accuracy"]  # which is the accuracy
-        if not all(re.search(r"\d", name) for name in self.classes):
-            del shown["mae_sheldon"]  # a class of several grades has no number
-        for steps in (1, 3):
-            if len(self.classes) <= steps + 1:
-                del shown[f"accuracy_within_{steps}"]  # which is always 100 %
-        return shown
+        """The metrics to show."""
+        return shown_metrics(self.classes)
 
     @cached_property
     def grades(self) -> dict[str, GradeScore]:
@@ -216,7 +208,7 @@ def write_report(
         write_coins_page(
             "report.html",
             partial / "index.html",
-            title=f"Coin grades: {summarise(evaluation.predictions)}",
+            title=f"Coin grades: {summarise(evaluation.predictions, evaluation.classes)}",
             evaluation=evaluation,
             words=words,
             about=about,

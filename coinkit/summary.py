@@ -68,11 +68,15 @@ def describe_learned(evaluation: Evaluation) -> str:
 def describe_accuracy(evaluation: Evaluation) -> str:
     """Say how many photos were given their grade, or nearly."""
     correct, share = evaluation.predictions.correct, evaluation.score["accuracy"]
-    near = evaluation.score["accuracy_within_1"].value
-    return (
+    said = (
         f"{correct.sum()} of {len(correct)} photos get their grade: {share.value:.0%} "
-        f"(95 % interval: {share.low:.0%} to {share.high:.0%}), and {near:.0%} are at most one grade off."
+        f"(95 % interval: {share.low:.0%} to {share.high:.0%})"
     )
+    if "accuracy_within_1" in evaluation.metrics:
+        said += f", and {evaluation.score['accuracy_within_1'].value:.0%} are at most one grade off"
+    if evaluation.coins < len(correct):
+        said += f". These are photos of only {evaluation.coins} coins, so all intervals are too narrow"
+    return f"{said}."
 
 
 def describe_guess(evaluation: Evaluation) -> str:
@@ -84,6 +88,9 @@ def describe_guess(evaluation: Evaluation) -> str:
     said = f"Naming the commonest grade, {commonest}, every time would get {share:.0%}"
     if accuracy.low > share:
         return f"{said}."
+    balanced, guess = evaluation.score["balanced_accuracy"], 1 / np.count_nonzero(counts)
+    if balanced.low > guess:
+        return f"{said}, but no other grade right. With as many photos of each, the model gets {balanced.value:.0%}."
     if accuracy.high < share:
         return f"{said}: the model is worse than that guess."
     return f"{said}: the model may be no better than that guess."
@@ -92,7 +99,7 @@ def describe_guess(evaluation: Evaluation) -> str:
 def describe_confusion(evaluation: Evaluation) -> str:
     """Say whether only a few grades are named; or else which grade is most often taken for which."""
     confusion, classes = evaluation.confusion, evaluation.classes
-    there, named = np.flatnonzero(confusion.sum(axis=1)), np.flatnonzero(confusion.sum(axis=0))
+    there, named = np.flatnonzero(confusion.sum(axis=1) > 1), np.flatnonzero(confusion.sum(axis=0))
     few = len(named) <= FEW_GRADES * len(there) and len(evaluation.paths) >= MIN_PHOTOS
     if few and len(there) > 1:
         names = " and ".join(classes[index] for index in named) if len(named) < 3 else f"{len(named)} of them"
@@ -124,10 +131,15 @@ def describe_training(evaluation: Evaluation, training: Training) -> str:
         return f"It was still getting better at the end: first train anew, for longer (--num-epochs {2 * num_epochs})."
     if not history:
         return ""
-    train, *_ = history[-1]
-    if train - accuracy.value >= OVERFITTING and train > accuracy.high:
+    train, val, _ = history[-1]
+    if train - accuracy.value < OVERFITTING or train <= accuracy.high:
+        return ""
+    if train - val < OVERFITTING and val > accuracy.high:
         return (
-            f"At the end it was right on {train:.0%} of its training photos, so it has learned some by heart: "
-            "more photos help most, then the mean of three networks (docs/results.md)."
+            f"At the end it was right on {train:.0%} of its training photos and on {val:.0%} of its validation photos: "
+            "these may differ from them, in series, light or how the coin is cut out."
         )
-    return ""
+    return (
+        f"At the end it was right on {train:.0%} of its training photos, so it has learned some by heart: "
+        "more photos help most, then the mean of three networks (docs/results.md)."
+    )

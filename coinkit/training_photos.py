@@ -67,6 +67,12 @@ def find_learned(paths: Sequence[Path | Faces], checkpoints: Iterable[dict]) -> 
     return np.array([not known.isdisjoint(digests) for digests in zip(files, sources, strict=True)], dtype=bool)
 
 
+def count_coins(paths: Sequence[Path | Faces]) -> int:
+    """Return how many coins photos show: manifest.csv knows which photos of a dataset are of one coin."""
+    rows = dataset_rows(paths)
+    return len({rows[path].group if path in rows and rows[path].group else path for path in paths})
+
+
 def find_sources(paths: Sequence[Path | Faces]) -> dict[Path, Path]:
     """Return the source of each photo of a dataset, <dataset>/<split>/<grade>/<name>, if it is still there."""
     sources = {path: Path(photo.source) for path, photo in dataset_rows(paths).items()}

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field, fields
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -164,8 +165,8 @@ class Progress:
         if not len(labels):
             self.lowest_epoch = self.best_epoch = self.epochs
             self.temperature = temperature
-            # There may have been validation photos earlier in the run.
-            self.history, self.best_val_acc, self.unsure_below, self.unsure_band_below = [], 0.0, 0.0, 0.0
+            self.unsure_below = self.unsure_band_below = unsure_threshold(torch.empty(0), labels.bool())
+            self.history, self.best_val_acc = [], 0.0  # there may have been validation photos earlier in the run
             return True
         temperature = fit_temperature(logits, labels)
         losses = F.cross_entropy(logits / temperature, labels, reduction="none")

@@ -13,7 +13,7 @@ from coinkit.metrics import describe_calibration, summarise
 from coinkit.report import evaluate, write_report
 from coinkit.review import ShownCoin
 from coinkit.summary import Training, from_scratch, summarise_in_words
-from coinkit.training_photos import find_learned
+from coinkit.training_photos import count_coins, find_learned
 from coinkit.training_progress import Progress
 
 
@@ -48,7 +48,8 @@ def report_training(
     (network,), classes = build_networks({best: checkpoint}, device)
     evaluation = evaluate([network], classes, test, device)
     evaluation.learned = find_learned(evaluation.paths, [checkpoint])
-    print(f"\nTest, with the best weights (epoch {progress.best_epoch}): {summarise(evaluation.predictions)}")
+    evaluation.coins = count_coins(evaluation.paths)
+    print(f"\nTest, with the best weights (epoch {progress.best_epoch}): {summarise(evaluation.predictions, classes)}")
     print(describe_calibration(evaluation.predictions, network.temperature, fitted=bool(progress.history)))
     history, steps = progress.history, progress.steps_in_epoch()
     training = Training(history, progress.epochs, steps, from_scratch(checkpoint["config"]))

@@ -18,14 +18,14 @@ from PIL import Image
 from coin_classifier_custom import BEST
 from coinkit import report
 from coinkit.cli import UserError
-from coinkit.comparison import Comparison, estimate_difference
+from coinkit.comparison import Comparison, estimate_accuracy_difference, estimate_difference
 from coinkit.dataset import Split, find_split
 from coinkit.files import atomic_folder, exclusive_lock
 from coinkit.inference import load_networks
 from coinkit.metrics import METRICS, Predictions
 from coinkit.report import FILES, Evaluation, check_report, coins_to_check, describe_coins
-from coinkit.summary import Training, describe_training, summarise_in_words
-from coinkit.training_photos import file_digest
+from coinkit.summary import Training, describe_accuracy, describe_training, summarise_in_words
+from coinkit.training_photos import count_coins, file_digest
 from evaluate import compare, find_folder, find_labelled_photos
 
 CLASSES = ["g06", "vf30", "ms65"]
@@ -195,13 +195,6 @@ def test_where_photos_are_looked_for(trained, tmp_path, capsys):
     assert kept[0].labels.tolist() == [0, 0]
 
 
-def test_an_accuracy_that_is_always_100_percent_is_not_shown():
-    for count, shown in ((2, set()), (3, {"accuracy_within_1"}), (5, {"accuracy_within_1", "accuracy_within_3"})):
-        classes = ["g04", "f12", "vf20", "xf40", "ms65"][:count]
-        evaluation = report.Evaluation(classes, [Path("a.jpg")], np.array([0]), np.eye(count)[:1], {})
-        assert {name for name in evaluation.metrics if "within" in name} == shown
-
-
 def test_a_folder_is_whole_or_as_it_was(tmp_path):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "old").write_text("old")
@@ -265,6 +258,15 @@ def test_a_score_is_told_in_words():
     assert said[2].startswith("It has not learned to tell these 3 grades apart: it names only vf30.")
     said = summarise_in_words(make_evaluation(np.eye(3)[(labels + 1) % 3], labels), None)
     assert said[1].endswith("the model is worse than that guess.")
+    often = np.repeat([0, 2], [80, 20])
+    predicted = np.concatenate([np.repeat([0, 2], [56, 24]), np.repeat([2, 0], [15, 5])])
+    said = summarise_in_words(make_evaluation(np.eye(3)[predicted], often), None)
+    assert said[1].endswith("would get 80%, but no other grade right. With as many photos of each, the model gets 72%.")
+    rare = np.repeat([0, 1, 2], [1, 98, 1])
+    assert len(summarise_in_words(make_evaluation(np.eye(3)[np.full(100, 1)], rare), None)) == 2  # 2 coins say nothing
+    one_coin = make_evaluation(np.eye(3)[labels], labels)
+    one_coin.coins = 20
+    assert "These are photos of only 20 coins, so all intervals are too narrow." in describe_accuracy(one_coin)
     said = summarise_in_words(make_evaluation(np.eye(3)[np.zeros(5, dtype=int)], [0] * 5), None)
     five = Evaluation(["g", "f", "vf", "xf", "ms"], [Path("1.jpg")], np.array([0]), np.eye(5)[:1], {})
     assert summarise_in_words(five, None)[-1].startswith("The classes: g is up to G6, f up to F15, ")
@@ -287,6 +289,7 @@ def test_a_training_is_told_in_words():
     assert said(0.99, 0.6, falling, 30) == said(0.6, 0.6, falling[:29], 30) == said(0.6, 0.6, falling, 30)
     assert said(0.6, 0.6, flat, 30) == said(0.6, 0.6, falling, 90) == ""
     assert "right on 99% of its training photos" in said(0.99, 0.6, flat, 30) and not said(0.8, 0.5, flat, 30)
+    assert "these may differ from them" in said(0.99, 0.9, flat, 30)
     assert said(0.6, 0.6, flat[:5], 5) == said(0.6, 0.6, [], 5) == said(0.6, 0.6, flat[:1], 5)
     assert "for only 500 steps: first train anew, for longer (--num-epochs 60)" in said(0.6, 0.6, flat[:5], 5)
     assert "for only 1250 steps: first train anew, for longer (--num-epochs 240)" in said(
@@ -345,6 +348,17 @@ def test_photos_of_the_training_are_known_wherever_they_lie(tmp_path):
     assert "in its training" in result.stdout  # the report at the end of the training knows it, too
 
 
+def test_photos_of_one_coin_are_counted_once(tmp_path):
+    for number in range(4):
+        for view in range(2):
+            name = f"{10000000 + number} ({view}).jpg"
+            add_photo(tmp_path / "images", "vf30" if number < 2 else "ms65", name, 10 * number + view)
+    assert run_script("prepare_dataset.py", cwd=tmp_path).returncode == 0
+    photos = [*(tmp_path / "coin_dataset").glob("*/*/*.jpg")]
+    assert len(photos) == 8 and count_coins(photos) == 4
+    assert count_coins([*(tmp_path / "images").glob("*/*/*.jpg")]) == 8  # there, nothing tells
+
+
 def test_two_networks_are_compared_on_the_same_photos(trained, tmp_path):
     checkpoint = torch.load(trained / BEST, weights_only=True)
     weights = checkpoint["model_state_dict"]
@@ -352,7 +366,7 @@ def test_two_networks_are_compared_on_the_same_photos(trained, tmp_path):
     torch.save(checkpoint | {"model_state_dict": swapped}, tmp_path / "swapped.pth")
     result = evaluate(trained, "--against", tmp_path / "swapped.pth", "--output", tmp_path / "report")
     assert result.returncode == 0, result.stderr
-    assert re.search(r"^accuracy +100\.0% +33\.3% +-66\.7% +-100\.0% to -33\.3%$", result.stdout, re.MULTILINE)
+    assert re.search(r"^accuracy +100\.0% +33\.3% +-66\.7% +-66\.7% to -5\.4%$", result.stdout, re.MULTILINE)
     words = (
         "different grades to 6 of 9 photos: only this model is right on 6, only the other on 0. This model is better"
     )
@@ -408,6 +422,16 @@ def test_a_difference_has_a_paired_interval():
     value, low, high = estimate_difference(right, right | (np.arange(100) < 6))
     assert value == pytest.approx(0.02) and 0 <= low < value < high < 0.06
     assert np.isnan(estimate_difference(right, right).low)
+
+
+def test_a_difference_in_accuracy_is_told_from_0_where_the_test_says_so():
+    wrong = np.zeros(75, dtype=bool)
+    for better, is_sure in ((5, False), (6, True)):  # exact McNemar: p = 0.062 and 0.031
+        first, other = (Predictions(*[right] * 7)._replace(error=~right) for right in (wrong, np.arange(75) < better))
+        (_, *_, interval), _ = (comparison := Comparison("b.pth", first, other)).rows()
+        assert interval.startswith("+0" if is_sure else "-0")
+        assert ("The other is better" in comparison.in_words()) == is_sure
+    assert np.isnan(estimate_accuracy_difference(wrong, wrong).low)
 
 
 def test_two_writers_of_a_report_take_turns(trained, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from coinkit.metrics import (
     METRICS,
     Metric,
     Predictions,
+    calibration_error_by_chance,
     confusion_matrix,
     describe_calibration,
     estimate_score,
@@ -17,6 +18,7 @@ from coinkit.metrics import (
     expected_calibration_error,
     score,
     score_grades,
+    shown_metrics,
     summarise,
 )
 from coinkit.training_progress import Progress
@@ -35,7 +37,17 @@ def test_a_score_counts_errors_along_the_scale():
     assert [result[key] for key in ("accuracy", "accuracy_within_1", "accuracy_within_3")] == [0.5, 0.75, 1.0]
     assert (result["mae"], result["mae_sheldon"]) == (1.0, (30 + 61) / 4)
     assert result["balanced_accuracy"] == pytest.approx((0.5 + 0 + 1) / 3)  # no photo of vf20
-    assert summarise(predictions) == "accuracy 50.0% (2 of 4 photos), within 1 grade 75.0%, MAE 1.00 grades"
+    assert summarise(predictions, GRADES) == "accuracy 50.0% (2 of 4 photos), within 1 grade 75.0%, MAE 1.00 grades"
+
+
+def test_what_means_nothing_for_the_classes_is_not_shown():
+    for count, shown in ((2, set()), (3, {"accuracy_within_1"}), (5, {"accuracy_within_1", "accuracy_within_3"})):
+        classes = ["g04", "f12", "vf20", "xf40", "ms65"][:count]
+        assert {name for name in shown_metrics(classes) if "within" in name} == shown
+    details = [*GRADES, "au50 details"]  # its place says nothing
+    assert not {"accuracy_within_1", "mae", "kappa"} & shown_metrics(details).keys()
+    for classes, more in ((GRADES[:2], ", MAE 0.50 grades"), (details, "")):
+        assert summarise(predict([0, 0], [0, 1], classes), classes) == f"accuracy 50.0% (1 of 2 photos){more}"
 
 
 def test_the_band_is_that_with_the_largest_sum():
@@ -117,6 +129,9 @@ def test_intervals_hold_the_value_and_shrink_with_more_photos():
     few, many = (estimate_score(make_predictions(count)) for count in (30, 600))
     assert few == estimate_score(make_predictions(30))
     for name in few:
+        if METRICS[name].interval == "none":
+            assert math.isnan(few[name].low)
+            continue
         for estimates in (few, many):
             assert estimates[name].low <= estimates[name].value <= estimates[name].high
         if few[name].low < few[name].high:
@@ -161,5 +176,22 @@ def test_a_model_is_unsure_where_it_is_mostly_wrong():
     assert unsure_threshold(confidence, mixed) == pytest.approx(0.41, abs=0.03)
     assert unsure_threshold(confidence, torch.ones(101, dtype=torch.bool)) == 0
     assert unsure_threshold(confidence, torch.zeros(101, dtype=torch.bool)) == 1
-    for few in (confidence[:9], confidence[42:]):  # too few can say so
-        assert unsure_threshold(few, few > 0.4) == 0.5
+    for few in (confidence[:0], confidence[:3], confidence[42:]):  # too few can say so
+        assert unsure_threshold(few, few > 0.4) == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_unsure_threshold_is_not_moved_far_by_chance():
+    """37 photos of a calibrated network of 5 classes: the right threshold is one half."""
+    draws = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(200):
+        confidence = 0.2 + 0.8 * torch.rand(37, generator=draws)
+        found.append(unsure_threshold(confidence, torch.rand(37, generator=draws) < confidence))
+    assert min(found) > 0.2 and np.mean(found) == pytest.approx(0.5, abs=0.03) and np.std(found) < 0.12
+
+
+def test_the_calibration_error_by_chance_is_that_of_a_calibrated_model():
+    errors = [score(make_predictions(60, seed))["ece"] for seed in range(60)]
+    by_chance = [calibration_error_by_chance(make_predictions(60, seed).confidence) for seed in range(5)]
+    assert np.mean(errors) == pytest.approx(np.mean(by_chance), abs=0.01) and min(by_chance) > 0.05
+    assert calibration_error_by_chance(np.ones(60)) == 0

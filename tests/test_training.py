@@ -452,7 +452,7 @@ def test_other_validation_photos_begin_the_comparison_of_epochs_anew(dataset, tm
     assert "Epoch 5 is kept, the last." in result.stdout
     assert not re.search("Epoch +5/5.*validation", result.stdout)
     best = load(tmp_path, BEST)
-    assert best["progress"]["history"] == [] and best["unsure_below"] == 0
+    assert best["progress"]["history"] == [] and best["unsure_below"] == 0.5
 
 
 def test_photos_that_go_bad_are_left_out_up_to_a_limit(dataset, tmp_path):
