@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from coin_classifier_custom import BEST  # the module also adds its network to BACKBONES
 from coinkit.classes import JOINED, describe_classes, has_bands, join_grade, likeliest_band
-from coinkit.cli import ArgumentParser, UserError, discard_output, home_path, printable, run
+from coinkit.cli import ArgumentParser, UserError, discard_output, home_path, is_closed_pipe, printable, run
 from coinkit.dataset import normalise, to_tensor
 from coinkit.devices import find_device
 from coinkit.faces import Faces, files_of, find_coins, first_file, open_coin
@@ -80,8 +80,8 @@ def main() -> int:
     def tell(line: str) -> None:
         try:
             tqdm.write(line)
-        except BrokenPipeError:
-            if not (args.csv or args.html or args.heatmap):
+        except OSError as error:
+            if not is_closed_pipe(error) or not (args.csv or args.html or args.heatmap):
                 raise
             discard_output()  # the files are wanted all the same
 

@@ -92,13 +92,13 @@ def run(main: Callable[[], int | None], to_go_on: str = "") -> None:
         status = main()
         sys.stdout.flush()
         sys.exit(status)
-    except BrokenPipeError:
-        discard_output()
-        sys.exit(141)
     except UserError as error:
         sys.exit(f"Error: {error}")
     except OSError as error:
-        sys.exit(f"Error: {in_words(error)}")
+        if not is_closed_pipe(error):
+            sys.exit(f"Error: {in_words(error)}")
+        discard_output()
+        sys.exit(141)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -106,6 +106,12 @@ def run(main: Callable[[], int | None], to_go_on: str = "") -> None:
     except KeyboardInterrupt:
         print("\nStopped." + (f" To go on: {to_go_on}." if to_go_on else ""), file=sys.stderr)
         sys.exit(130)
+
+
+def is_closed_pipe(error: OSError) -> bool:
+    """Tell whether the reader of our output (head, more) has ended."""
+    on_windows = sys.platform == "win32" and error.errno == errno.EINVAL and not error.filename  # cpython #79935
+    return isinstance(error, BrokenPipeError) or on_windows
 
 
 def in_words(error: OSError) -> str:

@@ -1,5 +1,6 @@
 """What all commands share: they start anywhere, end quietly, and print commands that can be pasted."""
 
+import errno
 import importlib
 import os
 import shlex
@@ -120,6 +121,13 @@ def test_a_command_that_is_printed_can_be_pasted(images, tmp_path):
     result = run_script("coin_classifier_custom.py", *SMALL, *options, cwd=tmp_path)
     assert "tensorboard --logdir='my runs'\n" in result.stdout, result.stderr
     assert f"--checkpoint 'my model/{BEST}' photo.jpg" in result.stdout
+
+
+def test_a_closed_pipe_is_known_on_windows_too(monkeypatch):
+    broken, invalid = BrokenPipeError(errno.EPIPE, "Broken pipe"), OSError(errno.EINVAL, "Invalid argument")
+    assert cli.is_closed_pipe(broken) and not cli.is_closed_pipe(invalid)
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert cli.is_closed_pipe(invalid) and not cli.is_closed_pipe(OSError(errno.EINVAL, "Invalid argument", "a?.jpg"))
 
 
 @pytest.mark.parametrize(
