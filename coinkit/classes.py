@@ -18,7 +18,8 @@ JOINED = {
 }
 FIVE_IN_WORDS = "g is up to G6, f up to F15, vf up to VF35, xf up to AU58, ms above"
 RANGE = re.compile(r"\s*[a-z]* ?\d{1,2} ?[-–—] ?[a-z]* ?\d{1,2}\s*", re.IGNORECASE)  # "F12-15", on no scale
-NOT_IN_A_NAME = re.compile(r'[<>:"/\\|?*]')  # of a folder, on one system or another
+# In the name of a folder, on one system or another; Windows also drops a dot at the end, and keeps names for devices
+NOT_IN_A_NAME = re.compile(r'[<>:"/\\|?*]|\.$|^(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)')
 
 
 def choose_classes(

@@ -130,6 +130,8 @@ def test_a_table_of_classes_is_read_from_any_spreadsheet(images, tmp_path):
         ("grade,class\nvf20,vf\nVF20,f\n", ["two classes for vf20, vf and f", "--keep-variants"]),
         ("grade,class\nvf20,vf/xf\n", ["line 2: write a grade"]),
         ("grade,class\nvf20,..\n", ["line 2: write a grade"]),
+        ("grade,class\nvf20,circ.\n", ["line 2: write a grade"]),
+        ("grade,class\nvf20,Aux\n", ["line 2: write a grade"]),
         ("grade,class\nvf20,VF20-35\n", ["class VF20-35: name a class after its lowest grade"]),
         ("grade,class\ng04,g\nvf20,\n", ["line 3: write a grade"]),
         ("vf20,vf\n", ["grade,class"]),
