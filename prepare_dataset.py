@@ -49,6 +49,7 @@ from coinkit.faces import Faces, find_coins, first_file, format_circles, open_co
 from coinkit.files import (
     DISK_FULL,
     atomic_folder,
+    composed,
     exclusive_lock,
     hidden_sibling,
     is_hidden,
@@ -207,11 +208,12 @@ def check_output(output: Path, source: Path) -> list[Photo]:
     if output == source or output in source.parents:
         raise UserError(f"--output {output} contains the photos of --source {source}: choose another folder.")
     photos = read_manifest(output)
-    expected = {str(output / name) for name in (MANIFEST, COPY, CUT_PAGE, *(photo.output for photo in photos))}
+    names = (MANIFEST, COPY, CUT_PAGE, *(photo.output for photo in photos))
+    expected = {composed(str(output / name)) for name in names}
     for folder, subfolders, names in os.walk(output):
         subfolders[:] = [name for name in subfolders if not is_system_file(name)]
         for path in (os.path.join(folder, name) for name in names if not is_system_file(name)):
-            if path not in expected and os.path.isfile(path):
+            if composed(path) not in expected and os.path.isfile(path):
                 raise UserError(f"{path} would be lost, but is not from a dataset: move it or choose another --output.")
     return photos
 
@@ -426,7 +428,7 @@ def prepare_photo(photo: Photo, staging: Path | None, size: tuple[int, int]) -> 
         if photo.preparation == "link":
             link_or_copy(Path(photo.source), target)
         elif photo.preparation == "copy":
-            shutil.copy2(photo.source, target)
+            shutil.copyfile(photo.source, target)
         else:
             coin.photo.save(target, "JPEG", quality=JPEG_QUALITY, subsampling=0)
         photo.output_bytes = target.stat().st_size

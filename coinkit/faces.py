@@ -23,6 +23,7 @@ from PIL import Image
 
 from coinkit.cli import UserError, printable
 from coinkit.coin_finder import MARGIN, SURE, Coin, CoinNotFound, cut_out, find_coin, join_faces
+from coinkit.files import composed
 from coinkit.manifest import Photo
 from coinkit.photos import (
     FACE_FOLDERS,
@@ -204,8 +205,8 @@ def find_coins(
     read = cache(read_circles)
 
     def known(path: Path) -> list[Coin]:  # what the nearest circles.csv says comes last
-        path = _key(path)
-        return [circle for folder in reversed(path.parents) for circle in read(folder).get(path, [])]
+        folders = reversed(Path(os.path.abspath(path)).parents)
+        return [circle for folder in folders for circle in read(folder).get(_key(path), [])]
 
     def faces(*pair: Path) -> Faces:
         return Faces(*pair, tuple((None, *known(photo))[-1] for photo in pair))
@@ -262,7 +263,7 @@ def _join_namesakes(photos: list[Path]) -> tuple[dict[Path, Path], dict[Path, st
 
 
 def _name(path: Path) -> str:
-    return unicodedata.normalize("NFC", path.stem).lower()  # macOS writes an accent as a character of its own
+    return composed(path.stem).lower()
 
 
 def _name_without_word(path: Path) -> str:
@@ -289,8 +290,8 @@ def files_of(source: Path | Faces) -> list[Path]:
     return [source.obverse, *filter(None, [source.reverse])] if isinstance(source, Faces) else [source]
 
 
-def read_circles(folder: Path) -> dict[Path, list[Coin]]:
-    """Return the circles in <folder>/circles.csv for each photo that is named there; none if there is no such file.
+def read_circles(folder: Path) -> dict[str, list[Coin]]:
+    """Return the circles in <folder>/circles.csv by the `_key` of each photo; none if there is no such file.
 
     Its columns are file (relative to the folder), x, y and radius, in pixels of the upright photo. A photo with both
     faces has two rows. A row for a photo that is gone is told on stderr and passed over.
@@ -308,13 +309,13 @@ def read_circles(folder: Path) -> dict[Path, list[Coin]]:
                 raise KeyError
             for row in rows:
                 name = row["file"].strip().replace("\\", "/")
-                forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
-                photo = next(filter(Path.is_file, (folder / form for form in forms)), None)
+                forms = (name, composed(name), unicodedata.normalize("NFD", name))
+                is_there = any((folder / form).is_file() for form in forms)
                 circle = Coin(*(float(row[name].replace(",", ".")) for name in ("x", "y", "radius")), certainty=1)
                 if not (circle.radius > 0 and all(map(math.isfinite, circle))):
                     raise ValueError
-                if photo:
-                    circles[_key(photo)].append(circle)
+                if is_there:
+                    circles[_key(folder / name)].append(circle)
                 else:
                     missing = printable(folder / name)
                     print(f"{path}, line {rows.line_num + 1}: ignored, no file {missing}", file=sys.stderr)
@@ -326,8 +327,10 @@ def read_circles(folder: Path) -> dict[Path, list[Coin]]:
     return circles
 
 
-def _key(path: Path) -> Path:
-    return Path(os.path.normcase(os.path.abspath(path)))
+def _key(path: Path) -> str:
+    """Return the same for all names that the system takes for one file."""
+    name = composed(os.path.normcase(os.path.abspath(path)))
+    return name.lower() if sys.platform == "darwin" else name
 
 
 # ---------------------------------------------------------------- faces in the manifest

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -48,12 +49,21 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or is_system_file(name)
 
 
+def composed(name: str) -> str:
+    """Return a name with each accent as part of its letter: macOS writes it as a character of its own."""
+    return unicodedata.normalize("NFC", name)
+
+
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` a hard link to `source` (following symbolic links), or a copy if the file system has no links."""
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:
-        shutil.copyfile(source, target)
+    """Make `target` a hard link to `source` (following symbolic links), or a copy if the file system has no links.
+
+    A file that is read-only is copied on Windows, which could not delete the link.
+    """
+    with suppress(OSError):
+        if sys.platform != "win32" or os.access(source, os.W_OK):
+            os.link(os.path.realpath(source), target)
+            return
+    shutil.copyfile(source, target)
 
 
 def short_name(name: str, suffix: str) -> str:

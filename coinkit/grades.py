@@ -5,7 +5,8 @@ letters for the band, a number from 1 to 70, and often a variant ("au58+", "ms64
 """
 
 import re
-import unicodedata
+
+from coinkit.files import composed
 
 # The bands from worn to perfect, each with its lowest number. Proof and specimen coins have the numbers of mint state,
 # but look otherwise, so they come after it: neighbours in the order are taken for alike.
@@ -58,7 +59,7 @@ def class_name(folder: str, keep_variants: bool = False) -> str:
         folder: name of a grade folder.
         keep_variants: keep the variant, so that "au58+" and "au58" are two classes.
     """
-    name = unicodedata.normalize("NFC", folder.strip().lower())  # macOS writes an accent as a character of its own
+    name = composed(folder.strip().lower())
     while name != (original := _COPIED_FOLDER.sub("", name)):
         name = original
     match = _NAME.fullmatch(name)

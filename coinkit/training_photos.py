@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from coinkit.cli import UserError, usable_cores
 from coinkit.faces import Faces, first_file
+from coinkit.files import composed
 from coinkit.manifest import Photo, read_manifest
 from coinkit.photos import PhotoError, prefetch, read_photo_file
 
@@ -81,10 +82,10 @@ def find_sources(paths: Sequence[Path | Faces]) -> dict[Path, Path]:
 
 def dataset_rows(paths: Sequence[Path | Faces]) -> dict[Path, Photo]:
     """Return the manifest's row of each photo of a dataset, <dataset>/<split>/<grade>/<name>, that has one."""
-    wanted = {path for path in paths if isinstance(path, Path)}
-    datasets = {path.parents[2] for path in wanted if len(path.parents) > 2}
-    rows = ((folder / photo.output, photo) for folder in datasets for photo in manifest_rows(folder))
-    return {path: photo for path, photo in rows if path in wanted}
+    path_of = {composed(str(path)): path for path in paths if isinstance(path, Path)}
+    datasets = {path.parents[2] for path in path_of.values() if len(path.parents) > 2}
+    rows = ((composed(str(folder / photo.output)), photo) for folder in datasets for photo in manifest_rows(folder))
+    return {path_of[name]: photo for name, photo in rows if name in path_of}
 
 
 def manifest_rows(dataset: Path) -> list[Photo]:

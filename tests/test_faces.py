@@ -143,6 +143,15 @@ def test_a_circle_is_of_its_photo_however_an_accent_is_written(tmp_path):
     assert found.circles == (Coin(1, 2, 3, 1), None) and not alone
 
 
+def test_a_circle_is_of_its_photo_in_any_letters_that_a_mac_takes_for_the_same(tmp_path, monkeypatch):
+    coin = draw_faces(tmp_path, "img", 0)
+    draw_faces(tmp_path, "IMG", 0)  # there, this is the same file
+    (tmp_path / "circles.csv").write_text("file,x,y,radius\nobverse/IMG.jpg,1,2,3\n", encoding="utf-8")
+    assert find_coins([coin.obverse, coin.reverse])[0][0].circles == (None, None)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert find_coins([coin.obverse, coin.reverse])[0][0].circles == (Coin(1, 2, 3, 1), None)
+
+
 def test_one_face_is_known_from_within_its_folder(tmp_path, monkeypatch):
     draw_faces(tmp_path, "1", 0)
     monkeypatch.chdir(tmp_path / "obverse")

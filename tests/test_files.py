@@ -16,6 +16,7 @@ from conftest import ROOT, add_photo, assert_fails, draw_photo, run_script, trai
 from coinkit import cli, files
 from coinkit.cli import UserError, worker_pool
 from coinkit.files import atomic_link
+from coinkit.training_photos import find_sources
 
 BEST = "coin_classifier_custom_best.pth"
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system")
@@ -289,6 +290,28 @@ def test_a_file_that_is_protected_can_be_linked(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", open_protected)
     atomic_link(tmp_path / "model.pth", tmp_path / "kept.pth")
     assert (tmp_path / "kept.pth").read_bytes() == b"weights"
+
+
+def test_a_read_only_photo_is_copied_on_windows(tmp_path, monkeypatch):
+    (photo := tmp_path / "photo.jpg").write_bytes(b"photo")
+    files.link_or_copy(photo, tmp_path / "link.jpg")
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    files.link_or_copy(photo, tmp_path / "copy.jpg")
+    assert (tmp_path / "link.jpg").samefile(photo) and not (tmp_path / "copy.jpg").samefile(photo)
+    assert (tmp_path / "copy.jpg").read_bytes() == b"photo"
+
+
+def test_a_disk_may_write_accents_in_its_own_way(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (images / "vf30").rename(images / "sch\u00f6n")
+    assert run_script("prepare_dataset.py", cwd=tmp_path).returncode == 0
+    for folder in (tmp_path / "coin_dataset").glob("*/sch*"):
+        folder.rename(folder.with_name("scho\u0308n"))
+    photos = [*(tmp_path / "coin_dataset").glob("*/sch*/*.jpg")]
+    assert photos and {*find_sources(photos)} == {*photos}
+    result = run_script("prepare_dataset.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
 
 
 def test_windows_gets_no_more_processes_than_it_can_wait_for(monkeypatch):
