@@ -44,8 +44,8 @@ MAX_PHOTOS = 200  # graded for the comparison, spread over all grades
 MAX_ONNX_BYTES = 2**31  # an ONNX file is a Protocol Buffers message, which cannot be larger
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # those of requirements-export.txt
 INSTALL = "pip install numpy onnxruntime pillow pillow-heif"  # what the program in docs/onnx.md needs
-# Of a checkpoint, with --weights-only
-SHARED_KEYS = {*NEEDED_TO_PREDICT, "format_version", "best_val_acc", "cut_out"}
+# Of a checkpoint, with --weights-only; by `training_photos`, evaluate.py knows photos that it has learned
+SHARED_KEYS = {*NEEDED_TO_PREDICT, "format_version", "best_val_acc", "cut_out", "training_photos"}
 
 
 class Grader(nn.Module):

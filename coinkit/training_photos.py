@@ -48,7 +48,7 @@ def were_cut_out(rows: list[Photo]) -> bool | None:
 
 
 def merge_digests(digests: Tensor, checkpoint: dict) -> Tensor:
-    """Return digests with those that a checkpoint has; that of export.py --weights-only has none."""
+    """Return digests with those that a checkpoint has; older ones have none."""
     more = checkpoint.get("training_photos")
     is_list = isinstance(more, Tensor) and more.dtype == torch.long and more.dim() == 1
     return torch.cat([digests, more]).unique() if is_list else digests
