@@ -38,7 +38,6 @@ from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, SPLITS, find_pho
 from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report
 from coinkit.review import ShownCoin
 from coinkit.summary import Training, from_scratch, summarise_in_words
-from coinkit.training_photos import count_coins, find_learned
 from coinkit.training_progress import Progress
 
 OUTPUT = Path("report")
@@ -56,10 +55,8 @@ def main() -> int:
     checkpoints = {path: load_checkpoint(path) for path in args.checkpoint}
     networks, classes = build_networks(checkpoints, device)
     photos, alone = find_labelled_photos(folder, classes, args.cut, args.classes, args.keep_variants)
-    evaluation = evaluate(networks, classes, photos, device)
+    evaluation = evaluate(networks, classes, photos, device, checkpoints.values())
     evaluation.unread |= alone
-    evaluation.learned = find_learned(evaluation.paths, checkpoints.values())
-    evaluation.coins = count_coins(evaluation.paths)
     comparison = compare(args.against, evaluation, device) if args.against else None
 
     path, checkpoint = next(iter(checkpoints.items()))
@@ -143,11 +140,10 @@ def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comp
     if classes != evaluation.classes:
         raise UserError(f"{against} has other grades: compare networks of the same grades.")
     photos = Split(evaluation.paths, torch.from_numpy(evaluation.predictions.labels))
-    other = evaluate(networks, classes, photos, device)
+    other = evaluate(networks, classes, photos, device, [checkpoint])
     for photo, reason in other.unread.items():
         raise UserError(f"{printable(photo)} could be read at first, and then not: {reason}. Try again.")
-    learned = find_learned(evaluation.paths, [checkpoint])
-    return Comparison(str(against), evaluation.predictions, other.predictions, int(learned.sum()))
+    return Comparison(str(against), evaluation.predictions, other.predictions, int(other.learned.sum()))
 
 
 def find_labelled_photos(

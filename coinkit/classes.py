@@ -118,9 +118,9 @@ def likeliest_band(probabilities: np.ndarray, classes: list[str]) -> tuple[str, 
 
     None if each class is a band of its own.
     """
-    bands, in_band = bands_of(classes)
-    if len(bands) == len(classes):
+    if not has_bands(classes):
         return None
+    bands, in_band = bands_of(classes)
     shares = probabilities @ in_band
     return bands[shares.argmax()], round(float(shares.max()), 6)
 

@@ -14,7 +14,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -47,7 +47,7 @@ from coinkit.pages import data_uri, encode_picture
 from coinkit.photos import ONE_FACE, TWO_PHOTOS, PhotoError
 from coinkit.review import MAX_COINS, ShownCoin, draw_coins, write_coins_page
 from coinkit.tables import table_writer
-from coinkit.training_photos import find_sources
+from coinkit.training_photos import count_coins, find_learned, find_sources
 
 FILES = {"index.html", "confusion.png", "reliability.png", "predictions.csv", "metrics.json", "differences.csv"}
 PHOTOS, PHOTO_NAME = "photos", "coin-{:03}.jpg"  # folder of the photos of the page, and their names
@@ -105,7 +105,13 @@ class Evaluation:
         return [index for index in order.tolist() if self.predictions.error[index]]
 
 
-def evaluate(networks: list[Network], classes: list[str], split: Split, device: torch.device) -> Evaluation:
+def evaluate(
+    networks: list[Network],
+    classes: list[str],
+    split: Split,
+    device: torch.device,
+    checkpoints: Collection[dict] = (),
+) -> Evaluation:
     """Grade labelled photos. Those that cannot be read are left out.
 
     They are named on stderr, and so is how many show one face, or are cut out, or not, unlike in training.
@@ -115,6 +121,7 @@ def evaluate(networks: list[Network], classes: list[str], split: Split, device: 
         classes: the grades that they all know.
         split: the photos.
         device: where the networks are.
+        checkpoints: of the networks, which tell what they have learned.
 
     Raises:
         UserError: none of the photos can be read.
@@ -139,7 +146,9 @@ def evaluate(networks: list[Network], classes: list[str], split: Split, device: 
     if not read:
         raise UserError("none of the photos can be read.")
     paths, labels = [split.paths[index] for index in read], split.labels[read].numpy()
-    return Evaluation(classes, paths, labels, torch.stack(probabilities).numpy(), unread)
+    evaluation = Evaluation(classes, paths, labels, torch.stack(probabilities).numpy(), unread)
+    evaluation.learned, evaluation.coins = find_learned(paths, checkpoints), count_coins(paths)
+    return evaluation
 
 
 def check_report(folder: Path) -> None:

@@ -13,7 +13,6 @@ from coinkit.metrics import describe_calibration, summarise
 from coinkit.report import evaluate, write_report
 from coinkit.review import ShownCoin
 from coinkit.summary import Training, from_scratch, summarise_in_words
-from coinkit.training_photos import count_coins, find_learned
 from coinkit.training_progress import Progress
 
 
@@ -46,9 +45,7 @@ def report_training(
     """
     checkpoint = load_checkpoint(best)
     (network,), classes = build_networks({best: checkpoint}, device)
-    evaluation = evaluate([network], classes, test, device)
-    evaluation.learned = find_learned(evaluation.paths, [checkpoint])
-    evaluation.coins = count_coins(evaluation.paths)
+    evaluation = evaluate([network], classes, test, device, [checkpoint])
     print(f"\nTest, with the best weights (epoch {progress.best_epoch}): {summarise(evaluation.predictions, classes)}")
     print(describe_calibration(evaluation.predictions, network.temperature, fitted=bool(progress.history)))
     history, steps = progress.history, progress.steps_in_epoch()
