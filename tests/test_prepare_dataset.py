@@ -19,6 +19,7 @@ import prepare_dataset
 from coinkit import near_duplicates
 from coinkit.dataset_report import print_doubtful_counts, print_shares
 from coinkit.manifest import Photo
+from coinkit.near_duplicates import find_same_certificates
 from coinkit.photos import certificate_numbers
 from coinkit.splits import assign_splits
 
@@ -469,6 +470,7 @@ def test_a_first_run_that_was_killed_goes_on_where_it_was(images, tmp_path):
     process = subprocess.Popen([sys.executable, str(ROOT / "prepare_dataset.py"), "--workers", "1"], cwd=tmp_path)
     staging = tmp_path / ".coin_dataset.staging"
     while len(list(staging.glob("*"))) < 20:
+        assert process.poll() is None
         time.sleep(0.01)
     process.kill()
     process.wait()
@@ -598,6 +600,23 @@ def test_dates_and_camera_numbers_are_not_certificate_numbers(images, tmp_path, 
     assert {row["split"] for row in rows.values()} == {"train", "val", "test"}
 
 
+@pytest.mark.parametrize(
+    ("grades", "others", "is_certificate"),
+    [
+        (["vf30", "vf35"], 0, True),
+        (["vf30", "vf35", "xf40"], 0, False),  # more grades than a coin has
+        (["vf30"] * 6, 20, True),
+        (["vf30"] * 6, 4, False),  # most photos of a grade: the counter of a camera
+    ],
+)
+def test_a_number_in_too_many_grades_or_in_most_of_one_is_no_certificate_number(grades, others, is_certificate):
+    names = [(f"4567890_{number}", grade) for number, grade in enumerate(grades)]
+    names += [(f"other{number}", "vf30") for number in range(others)]
+    photos, doubts = [Photo(f"{grade}/{name}.jpg", grade) for name, grade in names], []
+    pairs = find_same_certificates(photos, doubts)
+    assert len(pairs) == (len(grades) - 1 if is_certificate else 0) and bool(doubts) != is_certificate
+
+
 def test_a_seller_in_all_names_does_not_hide_the_certificate_numbers(images, tmp_path):
     for grade in ("vf30", "ms65"):
         for number, photo in enumerate(sorted((images / grade / "6000x3000").iterdir())):
@@ -716,13 +735,14 @@ def test_copies_that_were_changed_are_seen_as_copies(tmp_path):
         for number, (name, change) in enumerate(CHANGES.items()):
             photo = draw_coin(first + number, 0.9)
             photo.save(folder / f"{name}.jpg")
-            change(photo).save(folder / f"{name}_copy.jpg", quality=80)
+            copy = f"{name}_copy" if grade == "vf30" else f"a_{name}"  # by name, after the photo or before
+            change(photo).save(folder / f"{copy}.jpg", quality=80)
     rows = prepare(tmp_path)
     group = {source.removesuffix(".jpg"): row["group"] for source, row in rows.items()}
     assert len(set(group.values())) == 2 * len(CHANGES)
-    for grade in ("vf30", "ms65"):
-        for name in CHANGES:
-            assert group[f"{grade}/6000x3000/{name}"] == group[f"{grade}/6000x3000/{name}_copy"], name
+    for name in CHANGES:
+        assert group[f"vf30/6000x3000/{name}"] == group[f"vf30/6000x3000/{name}_copy"], name
+        assert group[f"ms65/6000x3000/{name}"] == group[f"ms65/6000x3000/a_{name}"], name
 
 
 def test_a_details_grade_does_not_join_the_straight_grade_and_a_copied_folder_does(images, tmp_path):

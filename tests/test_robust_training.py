@@ -18,6 +18,7 @@ from coinkit.checkpoints import ignored_flags
 from coinkit.dataset import PhotoReader, describe_gaps, find_classes, find_split, split_folder
 from coinkit.figures import choose_font, confusion_chart, photo_grid
 from coinkit.losses import soft_labels
+from coinkit.photos import open_photo
 from coinkit.tensorboard_log import CONFUSION_FONT_SIZE, CONFUSION_SIDE
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs links and names as POSIX systems have them")
@@ -133,6 +134,20 @@ def test_a_photo_without_memory_is_tried_again(tmp_path, monkeypatch, capsys):
     failures, read.cache = 2, {}
     assert read(path) is None and "photo.jpg: not enough memory" in capsys.readouterr().err
     assert read(path).shape == (3, 32, 64)  # in the next epoch
+
+
+def test_photos_within_the_limit_of_the_memory_are_decoded_once(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        "coinkit.dataset.open_photo", lambda path, *size: opened.append(path) or open_photo(path, *size)
+    )
+    first, second = tmp_path / "1.jpg", tmp_path / "2.jpg"
+    for path in (first, second):
+        draw_photo(0).save(path)
+    read = PhotoReader(64, 32, cache_gb=1.5 * 3 * 64 * 32 / 1e9, max_unreadable=0)
+    for path in (first, first, second, second, first):
+        read(path)
+    assert opened == [first, second, second]
 
 
 def test_a_photo_that_can_be_read_again_is_used_again(tmp_path, capsys):
@@ -319,6 +334,8 @@ def test_what_cannot_change_in_a_resumed_run_is_named(dataset, tmp_path):
     same = argparse.Namespace(preset=None, graph=False, name="b", runs=Path("other"))
     assert not ignored_flags(load(tmp_path), same)  # the same command again
     assert load(tmp_path)["progress"]["epochs"] == 2 and load(tmp_path)["config"]["learning_rate"] == 0.001
+    groups = load(tmp_path)["optimizer_state_dict"]["param_groups"]
+    assert max(group["full_lr"] for group in groups) == 0.001
 
 
 @pytest.mark.parametrize("output", [".", "networks/a"])

@@ -124,6 +124,27 @@ def test_half_of_the_training_photos_lose_their_colour():
     assert 70 < colourful.all(dim=(1, 2)).sum() == colourful.any(dim=(1, 2)).sum() < 130
 
 
+def test_each_change_grows_with_the_strength(monkeypatch):
+    drawn = {}
+
+    def affine(photos, angle, zoom, shift):
+        drawn.update(angle=angle, zoom=zoom - 1, shift=shift)
+        return photos
+
+    def relight(photos, gamma, slope):
+        drawn.update(gamma=gamma.log(), slope=slope)
+        return photos
+
+    monkeypatch.setattr("coinkit.augment.affine_faces", affine)
+    monkeypatch.setattr("coinkit.augment.relight_faces", relight)
+    torch.manual_seed(0)
+    photos = augment(torch.full((200, 3, 4, 8), 100, dtype=torch.uint8), 0.5)
+    drawn["brightness"] = photos.mean(dim=(1, 2, 3)) / (100 / 255) - 1
+    limits = {"angle": math.radians(20), "zoom": 0.1, "shift": 0.04, "gamma": 0.4, "slope": 0.3, "brightness": 0.3}
+    for name, limit in limits.items():
+        assert 0.45 * limit < drawn[name].abs().max() <= 0.501 * limit, name
+
+
 def test_each_face_has_its_own_light():
     photos = torch.full((1, 3, 40, 80), 0.5)
     lit = relight_faces(photos, gamma=torch.tensor([1.0, 2.0]), slope=torch.tensor([[0.4, 0.2], [0.0, 0.0]]))
@@ -147,6 +168,8 @@ def test_the_checkpoint_holds_how_the_training_went_and_which_photos_it_had(trai
     progress = checkpoint["progress"]
     assert len(progress["history"]) == progress["epochs"]
     assert progress["history"][-1][1] == checkpoint["best_val_acc"]
+    by_epoch = [accuracy for _, accuracy in curves(trained)["train", "accuracy"]]
+    assert [accuracy for accuracy, *_ in progress["history"]] == pytest.approx(by_epoch[: progress["epochs"]])
     assert all(0 <= value <= 1 for *accuracies, _ in progress["history"] for value in accuracies)
     assert min(loss for *_, loss in progress["history"]) == progress["lowest_loss"]
     assert len(checkpoint["training_photos"]) == 24
@@ -235,7 +258,9 @@ def test_accumulated_batches_make_the_same_step_as_large_ones(tmp_path):
 )
 def test_the_advice_of_the_guide_is_a_setting(dataset, tmp_path, options):
     result = train(tmp_path, "--num-epochs", 1, *options)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0 and "TensorBoard shows no" not in result.stderr, result.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    assert EventAccumulator(str(run / "train")).Reload().Tags()["graph"] == ("--graph" in options)
 
 
 def test_settings_reach_the_training(dataset, tmp_path, monkeypatch):
@@ -668,6 +693,27 @@ def test_augmentation_and_dropout_grow_no_faster_than_the_network_learns(dataset
 
 HOLD_BEST = "from coinkit import checkpoints; checkpoints.MAX_SAVING_SHARE = 0"  # nothing is due before the end
 SAVE_ALL = "from coinkit import checkpoints; checkpoints.MAX_SAVING_SHARE = float('inf')"
+DIE_BEFORE_STEP_5 = """
+import os
+coin.SAVE_EVERY = 0
+train_step = coin.Trainer.train_step
+def dying(self, *step):
+    return os._exit(9) if self.progress.steps == 4 else train_step(self, *step)
+coin.Trainer.train_step = dying
+"""
+
+
+def test_a_run_that_dies_within_an_epoch_goes_on_from_within_it(tmp_path):
+    for folder in (tmp_path / "straight", tmp_path / "died"):
+        make_dataset(folder / "coin_dataset")
+    assert train(tmp_path / "straight", "--num-epochs", 1).returncode == 0
+    result = train_with(tmp_path / "died", f"{SAVE_ALL}\n{DIE_BEFORE_STEP_5}", "--num-epochs", 1)
+    assert result.returncode == 9 and load(tmp_path / "died")["progress"]["seen"] == 16, result.stderr
+    assert run_script("coin_classifier_custom.py", "--resume", cwd=tmp_path / "died").returncode == 0
+    expected, resumed = (load(tmp_path / name)["model_state_dict"] for name in ("straight", "died"))
+    assert all(weight.equal(resumed[name]) for name, weight in expected.items())
+
+
 SPOIL_AFTER_EPOCH_6 = """
 train_step = coin.Trainer.train_step
 def spoiling(self, *step):
