@@ -21,7 +21,6 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -63,14 +62,6 @@ class Grader(nn.Module):
         return (logits / self.temperature).softmax(dim=1)
 
 
-class Check(NamedTuple):
-    """Photos, and the probabilities that the checkpoint gives them."""
-
-    photos: Tensor  # (N, H, W, 3), RGB, uint8
-    labels: np.ndarray  # (N,), the indices of the true classes
-    probabilities: np.ndarray  # (N, classes)
-
-
 def main() -> None:
     """Run the command."""
     args = parse_arguments()
@@ -79,7 +70,7 @@ def main() -> None:
     checkpoint = load_checkpoint(args.checkpoint)
     grader = Grader(checkpoint, args.checkpoint)
     photos, labels = read_photos(args.photos, checkpoint["classes"], grader.model)
-    check = Check(photos, labels, grade_all(grader, photos))
+    expected = grade_all(grader, photos)
 
     with atomic_write(args.output) as partial:
         if args.weights_only:
@@ -87,15 +78,16 @@ def main() -> None:
         else:
             save_onnx(grader, checkpoint, partial)
         print(f"Compared on {len(photos)} photos of {args.photos}:")
-        print_result("checkpoint", args.checkpoint, check.probabilities, check)
-        difference = print_result("fp32", partial, grade_all(open_grader(partial, args.weights_only), photos), check)
+        print_result("checkpoint", args.checkpoint, expected, expected, labels)
+        written = grade_all(open_grader(partial, args.weights_only), photos)
+        difference = print_result("fp32", partial, written, expected, labels)
         if not difference <= MAX_DIFFERENCE:
             raise UserError(f"the exported model differs by more than {MAX_DIFFERENCE}, so it was not written.")
         if args.precision != "fp32":
             shrink = shrink_weights if args.weights_only else shrink_onnx
             shrink(partial, args.precision)
             smaller = grade_all(open_grader(partial, args.weights_only), photos)
-            if np.isnan(print_result(args.precision, partial, smaller, check)):
+            if np.isnan(print_result(args.precision, partial, smaller, expected, labels)):
                 raise UserError(f"some numbers are too large for {args.precision}, so the model was not written.")
     print(f"\nThe model is in {args.output}.", end=" ")
     if args.weights_only:
@@ -250,10 +242,17 @@ def grade_all(grade: Callable[[Tensor], Tensor], photos: Tensor) -> np.ndarray:
     return torch.cat([grade(batch) for batch in photos.split(BATCH_SIZE)]).numpy()
 
 
-def print_result(name: str, path: Path, probabilities: np.ndarray, check: Check) -> float:
-    """Print size, accuracy and the largest difference of a probability from the checkpoint's, and return the latter."""
-    difference = np.abs(probabilities - check.probabilities).max()
-    accuracy = np.mean(probabilities.argmax(axis=1) == check.labels)
+def print_result(name: str, path: Path, probabilities: np.ndarray, expected: np.ndarray, labels: np.ndarray) -> float:
+    """Print size, accuracy and the largest difference of a probability from the checkpoint's, and return the latter.
+
+    Args:
+        name: of the model.
+        path: of its file.
+        probabilities, expected: (N, classes), by this model and by the checkpoint.
+        labels: (N,), the indices of the true classes.
+    """
+    difference = np.abs(probabilities - expected).max()
+    accuracy = np.mean(probabilities.argmax(axis=1) == labels)
     megabytes = path.stat().st_size / 1e6
     print(
         f"  {name:10} {megabytes:7.1f} MB   accuracy {accuracy:6.1%}   probabilities differ by up to {difference:.2g}"

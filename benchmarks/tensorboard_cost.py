@@ -17,7 +17,7 @@ from pathlib import Path
 import coin_classifier_custom as coin
 from coinkit.tensorboard_log import TensorBoardLog
 
-METHODS = ("__init__", "start", "photos", "graph", "epoch", "pictures", "result", "__exit__")
+METHODS = ("__init__", "start", "photos", "graph", "epoch", "pictures", "result", "close")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from coinkit.files import is_hidden
 from coinkit.grades import is_proof, scale_order, sheldon_number
 from coinkit.manifest import FULL_SIZE, MISSING, NOT_CHOSEN, Photo, usable
 from coinkit.photos import ONE_FACE, PHOTO_FOLDER, SPLITS, TWO_PHOTOS, is_photo_name
-from coinkit.splits import is_crossing, split_sizes
+from coinkit.splits import is_crossing, photos_by_group, split_sizes
 
 PHOTO_COUNT_RATINGS = {"excellent": 100, "good": 50, "usable": 20, "too few": 0}  # photos of a grade, at least
 IF_DIFFERENT = "If some are different coins: --group certificate."
@@ -209,10 +209,8 @@ def print_shares(photos: list[Photo], ratios: list[float]) -> None:
 
 def print_coins(photos: list[Photo]) -> None:
     """Print the groups of photos that are taken for one coin."""
-    groups = defaultdict(list)
-    for photo in usable(photos):
-        groups[photo.group].append(photo)
-    several = sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)
+    groups = photos_by_group(usable(photos)).values()
+    several = sorted((group for group in groups if len(group) > 1), key=len, reverse=True)
     if several:
         sizes = Counter(map(len, several))
         sizes = ", ".join(f"{count} with {size}" for size, count in sorted(sizes.items()))

@@ -18,6 +18,7 @@ from coinkit.files import format_bytes
 RANK = int(os.environ.get("RANK", 0))  # the number of this process
 IS_MAIN = RANK == 0  # the main process writes and prints for all
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", 1))  # the number of processes, over all machines
+BATCH_SHARE = slice(RANK, None, WORLD_SIZE)  # which photos of each batch this process takes
 TIMEOUT = timedelta(minutes=10)  # processes wait this long for one another, such as for the main one to save
 GONE = ("by peer", "Timed out", "remote process")  # in the messages of gloo and NCCL when a process has gone
 
@@ -49,11 +50,6 @@ def process_group() -> Iterator[None]:
             raise UserError("another process has gone: see which one in torchrun's report, under Root Cause.") from None
         raise
     dist.destroy_process_group()
-
-
-def batch_share() -> slice:
-    """Return which photos of each batch this process takes."""
-    return slice(RANK, None, WORLD_SIZE)
 
 
 def wrap_model(model: nn.Module) -> nn.Module:

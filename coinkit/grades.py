@@ -62,8 +62,8 @@ def class_name(folder: str, keep_variants: bool = False) -> str:
     name = composed(folder.strip().lower())
     while name != (original := _COPIED_FOLDER.sub("", name)):
         name = original
-    match = _NAME.fullmatch(name)
-    if not match or match["band"] not in (*BANDS, "") or not 1 <= int(match["number"]) <= 70:
+    match = _parse(name)
+    if not match:
         return name
     grade, rest = f"{match['band']}{int(match['number']):02}", match["rest"]
     if _ONLY_VARIANTS.fullmatch(rest):
@@ -78,11 +78,16 @@ def sheldon_number(grade: str) -> int | None:
 
     A band without a number ("vf") has its lowest number (20).
     """
-    match = _NAME.fullmatch(grade)
-    on_scale = match and match["band"] in (*BANDS, "") and 1 <= int(match["number"]) <= 70
-    if on_scale and _ONLY_VARIANTS.fullmatch(match["rest"]):
+    match = _parse(grade)
+    if match and _ONLY_VARIANTS.fullmatch(match["rest"]):
         return int(match["number"])
     return BANDS.get(grade)
+
+
+def _parse(name: str) -> re.Match | None:
+    """Return the band, the number and the rest of a name that begins with a grade on the scale; None for others."""
+    match = _NAME.fullmatch(name)
+    return match if match and match["band"] in (*BANDS, "") and 1 <= int(match["number"]) <= 70 else None
 
 
 def is_proof(grade: str) -> bool:

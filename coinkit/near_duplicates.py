@@ -81,6 +81,15 @@ class View(NamedTuple):
 AS_IT_IS = View()
 
 
+class Candidate(NamedTuple):
+    """Two photos that may show the same coin."""
+
+    index: int  # of the first photo
+    other: int  # of the second
+    bits: int  # in which their hashes differ
+    view: View  # of the second
+
+
 def assign_groups(
     photos: list[Photo], grouping: str = "both", find_file: Callable[[Photo], Path | Faces] = source_of
 ) -> list[str]:
@@ -190,7 +199,7 @@ def find_look_alikes(
     """
     candidates = find_candidates(photos)
     faces = lru_cache(1000)(lambda index, trimmed: _open_faces(find_file(photos[index]), trimmed))
-    by_coin = [list(pairs) for _, pairs in groupby(candidates, lambda pair: (pair[0], pair[3].trimmed))]
+    by_coin = [list(pairs) for _, pairs in groupby(candidates, lambda pair: (pair.index, pair.view.trimmed))]
     links = {}
     cores = usable_cores()
     with (
@@ -199,13 +208,14 @@ def find_look_alikes(
     ):
         for pairs in prefetch(pool, partial(_compare_with_others, faces=faces), by_coin, ahead=2 * cores):
             bar.update(len(pairs))
-            for (index, other, bits, view), likeness in pairs:
+            for pair, likeness in pairs:
                 if likeness is None:
-                    is_same = view == AS_IT_IS and bits <= SAME_COIN_BITS
+                    is_same = pair.view == AS_IT_IS and pair.bits <= SAME_COIN_BITS
                 else:
                     is_same = likeness >= SAME_COIN_LIKENESS
                 if is_same:
-                    links[index, other] = max(likeness or 0, links.get((index, other), 0))
+                    both = pair.index, pair.other
+                    links[both] = max(likeness or 0, links.get(both, 0))
 
     coin_of = _connect(list(links), len(photos))
     counts = Counter(coin_of.tolist())
@@ -223,17 +233,16 @@ def find_look_alikes(
 
 
 def _compare_with_others(
-    pairs: list[tuple[int, int, int, View]], faces: Callable[[int, bool], np.ndarray | None]
-) -> list[tuple[tuple[int, int, int, View], float | None]]:
+    pairs: list[Candidate], faces: Callable[[int, bool], np.ndarray | None]
+) -> list[tuple[Candidate, float | None]]:
     """Return each pair of a coin with another, and their likeness in the view of the other; None if it is unknown."""
-    index, trimmed = pairs[0][0], pairs[0][3].trimmed
-    own, compared = faces(index, trimmed), []
+    trimmed = pairs[0].view.trimmed
+    own, compared = faces(pairs[0].index, trimmed), []
     coin = None if own is None else FacePair(own)
     for pair in pairs:
-        _, other, _, view = pair
-        others = faces(other, trimmed)
+        others = faces(pair.other, trimmed)
         comparable = coin is not None and others is not None
-        compared.append((pair, coin.likeness(FacePair(view.apply(others))) if comparable else None))
+        compared.append((pair, coin.likeness(FacePair(pair.view.apply(others))) if comparable else None))
     return compared
 
 
@@ -253,13 +262,13 @@ def _without_border(photo: Image.Image) -> Image.Image:
     return photo.transpose(Image.Transpose.ROTATE_90) if photo.height > photo.width else photo
 
 
-def find_candidates(photos: list[Photo]) -> list[tuple[int, int, int, View]]:
-    """Return pairs of photos that may show the same coin: two indices, how many bits differ, and the second's view.
+def find_candidates(photos: list[Photo]) -> list[Candidate]:
+    """Return pairs of photos that may show the same coin.
 
-    The pairs are in the order of the first index, for each view the nearest pairs first.
+    They are in the order of the first photo. Those in a trimmed view come last, and of each kind the nearest first.
     """
     as_it_is = _to_array([photo.perceptual_hash for photo in photos])
-    found = [(find_near_duplicates(as_it_is), as_it_is, as_it_is, AS_IT_IS)]
+    looks = [(as_it_is, as_it_is, AS_IT_IS)]
     if len(photos) <= COMPARE_ALL_LIMIT:
         # Photos that an earlier version has read have no further hashes; they are taken to have no border.
         digits = HASH_SIZE**2 // 4
@@ -267,29 +276,24 @@ def find_candidates(photos: list[Photo]) -> list[tuple[int, int, int, View]]:
         trimmed, swapped, cropped = (
             _to_array([hashes[start : start + digits] for hashes in views]) for start in range(0, 3 * digits, digits)
         )
-        found.append((find_near_duplicates(as_it_is, cropped), as_it_is, cropped, AS_IT_IS))
-        found.append((find_near_duplicates(cropped, as_it_is), cropped, as_it_is, AS_IT_IS))
+        looks += [(as_it_is, cropped, AS_IT_IS), (cropped, as_it_is, AS_IT_IS)]
         has_border = np.bitwise_count(trimmed ^ as_it_is).sum(axis=1) > BORDER_BITS
         for mirrored, flipped in product((False, True), repeat=2):
             changes = _sign_changes(mirrored, flipped)
-            for hashes, others, view in (
-                (trimmed, trimmed ^ changes, View(True, False, mirrored, flipped)),
-                (as_it_is, swapped ^ changes, View(False, True, mirrored, flipped)),
-            ):
-                pairs = find_near_duplicates(hashes, others)
-                if view == View(trimmed=True):  # without a border, it is the view as it is
-                    pairs = pairs[:, has_border[pairs].any(axis=0)]
-                found.append((pairs, hashes, others, view))
+            looks.append((trimmed, trimmed ^ changes, View(True, False, mirrored, flipped)))
+            looks.append((as_it_is, swapped ^ changes, View(False, True, mirrored, flipped)))
     candidates = {}
-    for (first, second), hashes, others, view in found:
+    for hashes, others, view in looks:
+        first, second = find_near_duplicates(hashes, others)
+        if view == View(trimmed=True):  # without a border, it is the view as it is
+            one_has_border = has_border[first] | has_border[second]
+            first, second = first[one_has_border], second[one_has_border]
         bits = np.bitwise_count(hashes[first] ^ others[second]).sum(axis=1)
         near = (_rank(first, bits) < CANDIDATES) | (_rank(second, bits) < CANDIDATES)
         for index, other, count in zip(first[near].tolist(), second[near].tolist(), bits[near].tolist(), strict=True):
             candidates[index, other, view] = min(count, candidates.get((index, other, view), count))
-    return sorted(
-        ((index, other, count, view) for (index, other, view), count in candidates.items()),
-        key=lambda pair: (pair[0], pair[3].trimmed, pair[2]),
-    )
+    found = [Candidate(index, other, count, view) for (index, other, view), count in candidates.items()]
+    return sorted(found, key=lambda pair: (pair.index, pair.view.trimmed, pair.bits))
 
 
 def _rank(index: np.ndarray, bits: np.ndarray) -> np.ndarray:
@@ -331,12 +335,12 @@ def _to_array(hashes: list[str]) -> np.ndarray:
     return np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8).reshape(-1, HASH_SIZE**2 // 8)
 
 
-def find_near_duplicates(hashes: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+def find_near_duplicates(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Find the pairs of hashes that differ in at most `MAYBE_SAME_COIN_BITS` bits.
 
     Args:
         hashes: (photos, bytes), uint8.
-        others: other hashes of the same photos; the second of a pair is one of them.
+        others: the same, or other hashes of the same photos; the second of a pair is one of them.
 
     Returns:
         The indices of the two hashes of each pair, (2, pairs), the smaller first. A pair may come more than once.
@@ -346,8 +350,7 @@ def find_near_duplicates(hashes: np.ndarray, others: np.ndarray | None = None) -
         orders, neighbours = [np.arange(len(hashes))], len(hashes) - 1
     else:
         orders, neighbours = _sorted_orders(hashes), NEIGHBOURS
-    words = hashes.view(np.uint64).T
-    other_words = words if others is None else others.view(np.uint64).T
+    words, other_words = hashes.view(np.uint64).T, others.view(np.uint64).T
     pairs = [np.empty((2, 0), dtype=np.int64)]
     for order in orders:
         in_order, others_in_order = words[:, order], other_words[:, order]

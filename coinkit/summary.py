@@ -7,6 +7,7 @@ import numpy as np
 
 from coinkit.classes import describe_classes
 from coinkit.report import Evaluation
+from coinkit.training_progress import Progress
 
 MIN_PHOTOS = 10  # with fewer, a model may name few of the grades by chance
 FEW_GRADES = 0.5  # a model that names at most this share of the grades names only a few
@@ -26,10 +27,12 @@ class Training(NamedTuple):
     steps_in_epoch: int
     from_scratch: bool = True  # not from a trained network
 
-
-def from_scratch(config: dict) -> bool:
-    """Tell by the options of a training whether it did not start from a trained network."""
-    return not (config.get("init_from") or config.get("pretrained"))
+    @classmethod
+    def of(cls, progress: Progress, num_epochs: int, config: dict) -> "Training":
+        """Return what is known of a training with these options that has come so far."""
+        history = [[float(train), float(val), float(loss)] for train, val, loss in progress.history]
+        from_scratch = not (config.get("init_from") or config.get("pretrained"))
+        return cls(history, num_epochs, progress.steps_in_epoch(), from_scratch)
 
 
 def summarise_in_words(evaluation: Evaluation, training: Training | None) -> list[str]:
