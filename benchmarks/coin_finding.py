@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from coinkit.coin_finder import SURE, Coin, CoinNotFound, find_coin
+from coinkit.coin_finder import SURE, Circle, CoinNotFound, find_coin
 
 SHEET = Path(__file__).with_name("scratch") / "coin_finding.png"
 TILE, COLUMNS = 300, 6  # pixels, and tiles in a row of the sheet
@@ -37,8 +37,8 @@ class Result(NamedTuple):
     """A photo, where its coin is, and where it was found."""
 
     path: Path
-    marked: Coin
-    found: Coin | None
+    marked: Circle
+    found: Circle | None
     seconds: float  # of processor time, without decoding
 
     @property
@@ -71,7 +71,7 @@ def read_circles(folder: Path) -> list[dict]:
     return json.loads((folder / "circles.json").read_text("utf-8"))
 
 
-def error(found: Coin, marked: Coin) -> float:
+def error(found: Circle, marked: Circle) -> float:
     """Return how far the centre and the radius are off, together, in shares of the marked radius."""
     off = math.hypot(found.x - marked.x, found.y - marked.y) + abs(found.radius - marked.radius)
     return off / marked.radius
@@ -88,7 +88,7 @@ def measure(folder: Path, row: dict) -> Result:
     except CoinNotFound:
         found = None
     seconds = time.process_time() - started
-    return Result(path, Coin(row["x"], row["y"], row["r"], 1), found, seconds)
+    return Result(path, Circle(row["x"], row["y"], row["r"], 1), found, seconds)
 
 
 def print_row(name: str, results: list[Result]) -> None:

@@ -70,8 +70,8 @@ class CoinNotFound(ValueError):
     """There is no coin to be seen. The message is the reason, short enough for a table."""
 
 
-class Coin(NamedTuple):
-    """A coin in a photo.
+class Circle(NamedTuple):
+    """Where a coin is in a photo.
 
     `x`, `y` and `radius` are in pixels of the photo, from its upper left corner. `certainty`, 0 to 1, is how far the
     rings that may be the rim agree: what those near it count, as a share of what all count. A second coin in the photo
@@ -129,7 +129,7 @@ class Found(NamedTuple):
     seen: float  # share of the outline that is within the photo
 
 
-def find_coin(photo: Image.Image) -> Coin:
+def find_coin(photo: Image.Image) -> Circle:
     """Return where the coin is in a photo of one of its faces.
 
     The centre is where most edges point at (Kimme, Ballard and Sklansky 1975, "Finding circles by an array of
@@ -172,10 +172,10 @@ def find_coin(photo: Image.Image) -> Coin:
     if _unwrap(fine, outline, np.zeros(1))[1].mean() < LEAST_SEEN:
         raise CoinNotFound("the coin is cut off")
     x, y, radius, _ = outline.scaled(shrunk / fine_scale)
-    return Coin(float(x), float(y), float(radius), certainty * float(share))
+    return Circle(float(x), float(y), float(radius), certainty * float(share))
 
 
-def cut_out(photo: Image.Image, coin: Coin, size: int) -> Image.Image:
+def cut_out(photo: Image.Image, coin: Circle, size: int) -> Image.Image:
     """Return the coin alone, RGB, `size` x `size` pixels, as large as fits.
 
     Whatever is further outside the rim than `MARGIN`, or outside the photo, becomes `GROUND`: holders and labels tell a

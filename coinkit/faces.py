@@ -22,7 +22,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from coinkit.cli import UserError, printable
-from coinkit.coin_finder import MARGIN, SURE, Coin, CoinNotFound, cut_out, find_coin, join_faces
+from coinkit.coin_finder import MARGIN, SURE, Circle, CoinNotFound, cut_out, find_coin, join_faces
 from coinkit.files import composed
 from coinkit.manifest import Photo
 from coinkit.photos import (
@@ -64,7 +64,7 @@ class Faces(NamedTuple):
     obverse: Path
     reverse: Path | None = None  # None: both are in `obverse`
     # Where the coin is known to be, in pixels of the file: in either photo; or anywhere in the one, the surest first
-    circles: tuple[Coin | None, ...] = (None, None)
+    circles: tuple[Circle | None, ...] = (None, None)
 
     def __str__(self) -> str:
         return f"{self.obverse} + {self.reverse}" if self.reverse else str(self.obverse)
@@ -75,7 +75,7 @@ class OpenedCoin(NamedTuple):
 
     photo: Image.Image  # RGB, of the size that was asked for
     original_size: tuple[int, int]  # width and height of the file; of cut faces, those of the two side by side
-    circles: tuple[Coin, ...] = ()  # where the faces were cut out, in pixels of their files
+    circles: tuple[Circle, ...] = ()  # where the faces were cut out, in pixels of their files
 
     @property
     def notes(self) -> list[str]:
@@ -106,12 +106,12 @@ def open_coin(source: Path | Faces, width: int, height: int) -> OpenedCoin:
     cut, circles = [], []
     for name, face, circle in zip(FACE_FOLDERS, faces, known, strict=True):
         with _named(name, shape):
-            coin = face.from_file(circle) if circle else find_coin(face.photo)
+            circle = face.from_file(circle) if circle else find_coin(face.photo)
             right, bottom = face.photo.size
-            if not (0 <= coin.x <= right and 0 <= coin.y <= bottom and coin.radius <= max(right, bottom)):
+            if not (0 <= circle.x <= right and 0 <= circle.y <= bottom and circle.radius <= max(right, bottom)):
                 raise PhotoError(f"the circle in {CIRCLES} is not within the photo")
-            cut.append(cut_out(face.photo, coin, side))
-            circles.append(face.to_file(coin))
+            cut.append(cut_out(face.photo, circle, side))
+            circles.append(face.to_file(circle))
     photo = fit(join_faces(*cut, side), width, height)
     diameter = round(2 * min(circle.radius for circle in circles) * (1 + MARGIN))
     return OpenedCoin(photo, (2 * diameter, diameter), tuple(circles))
@@ -124,13 +124,15 @@ class _Face(NamedTuple):
     scale: float
     left: int = 0
 
-    def from_file(self, coin: Coin) -> Coin:
-        """Return a coin in pixels of this photo, from pixels of the file."""
-        return Coin(coin.x * self.scale - self.left, coin.y * self.scale, coin.radius * self.scale, coin.certainty)
+    def from_file(self, circle: Circle) -> Circle:
+        """Return a circle in pixels of this photo, from pixels of the file."""
+        x, y, radius, certainty = circle
+        return Circle(x * self.scale - self.left, y * self.scale, radius * self.scale, certainty)
 
-    def to_file(self, coin: Coin) -> Coin:
-        """Return a coin in pixels of the file, from pixels of this photo."""
-        return Coin((coin.x + self.left) / self.scale, coin.y / self.scale, coin.radius / self.scale, coin.certainty)
+    def to_file(self, circle: Circle) -> Circle:
+        """Return a circle in pixels of the file, from pixels of this photo."""
+        x, y, radius, certainty = circle
+        return Circle((x + self.left) / self.scale, y / self.scale, radius / self.scale, certainty)
 
 
 def _open_faces(source: Faces) -> list[_Face]:
@@ -139,13 +141,13 @@ def _open_faces(source: Faces) -> list[_Face]:
         faces = []
         for name, path in zip(FACE_FOLDERS, (source.obverse, source.reverse), strict=True):
             with _named(name):
-                photo, (width, _) = open_whole(path, LEAST_SIDE)
+                photo, (width, _) = open_whole(path, LEAST_SIDE, LEAST_SIDE)
                 faces.append(_Face(photo, photo.width / width))
         with as_photo_error():
             if filecmp.cmp(source.obverse, source.reverse, shallow=False):
                 raise PhotoError("the same picture is given for both faces")
         return faces
-    photo, (width, _) = open_whole(source.obverse, LEAST_SIDE)
+    photo, (width, _) = open_whole(source.obverse, LEAST_SIDE, LEAST_SIDE)
     middle = photo.width // 2
     edges = ((0, middle), (middle, photo.width))
     return [_Face(photo.crop((left, 0, right, photo.height)), photo.width / width, left) for left, right in edges]
@@ -204,7 +206,7 @@ def find_coins(
 
     read = cache(read_circles)
 
-    def known(path: Path) -> list[Coin]:  # what the nearest circles.csv says comes last
+    def known(path: Path) -> list[Circle]:  # what the nearest circles.csv says comes last
         folders = reversed(Path(os.path.abspath(path)).parents)
         return [circle for folder in folders for circle in read(folder).get(_key(path), [])]
 
@@ -290,7 +292,7 @@ def files_of(source: Path | Faces) -> list[Path]:
     return [source.obverse, *filter(None, [source.reverse])] if isinstance(source, Faces) else [source]
 
 
-def read_circles(folder: Path) -> dict[str, list[Coin]]:
+def read_circles(folder: Path) -> dict[str, list[Circle]]:
     """Return the circles in <folder>/circles.csv by the `_key` of each photo; none if there is no such file.
 
     Its columns are file (relative to the folder), x, y and radius, in pixels of the upright photo. A photo with both
@@ -311,7 +313,7 @@ def read_circles(folder: Path) -> dict[str, list[Coin]]:
                 name = row["file"].strip().replace("\\", "/")
                 forms = (name, composed(name), unicodedata.normalize("NFD", name))
                 is_there = any((folder / form).is_file() for form in forms)
-                circle = Coin(*(float(row[name].replace(",", ".")) for name in ("x", "y", "radius")), certainty=1)
+                circle = Circle(*(float(row[name].replace(",", ".")) for name in ("x", "y", "radius")), certainty=1)
                 if not (circle.radius > 0 and all(map(math.isfinite, circle))):
                     raise ValueError
                 if is_there:
@@ -336,7 +338,7 @@ def _key(path: Path) -> str:
 # ---------------------------------------------------------------- faces in the manifest
 
 
-def format_circles(circles: Iterable[Coin | None]) -> str:
+def format_circles(circles: Iterable[Circle | None]) -> str:
     """Return circles as text: x, y, radius and certainty of each; "?" for one that is to be found."""
     return "; ".join("{:.1f} {:.1f} {:.1f} {:.3f}".format(*circle) if circle else "?" for circle in circles)
 
@@ -345,5 +347,5 @@ def source_of(photo: Photo) -> Path | Faces:
     """Return what a row of the manifest was prepared from, or is to be."""
     if not photo.circles:
         return Path(photo.source)
-    circles = [None if text == "?" else Coin(*map(float, text.split())) for text in photo.circles.split("; ")]
+    circles = [None if text == "?" else Circle(*map(float, text.split())) for text in photo.circles.split("; ")]
     return Faces(Path(photo.source), Path(photo.reverse) if photo.reverse else None, tuple(circles))

@@ -139,11 +139,13 @@ def open_photo(path: Path, width: int, height: int) -> tuple[Image.Image, tuple[
         PhotoMemoryError: there is not enough memory now.
         PhotoError: the file is no photo, is damaged, or exceeds a limit above.
     """
-    return decode_photo(read_photo_file(path), width, height)
+    photo, original_size = open_whole(path, round(DECODE_MARGIN * width), round(DECODE_MARGIN * height))
+    with as_photo_error():
+        return fit(photo, width, height), original_size
 
 
 def read_photo_file(path: Path) -> bytes:
-    """Return the content of a photo's file, for `decode_photo`. Raises what `open_photo` raises."""
+    """Return the content of a photo's file. Raises what `open_photo` raises."""
     with as_photo_error():
         if path.is_dir():
             os.listdir(path)  # fails if it may not be read
@@ -160,27 +162,19 @@ def read_photo_file(path: Path) -> bytes:
         return path.read_bytes()
 
 
-def decode_photo(data: bytes, width: int, height: int) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode the content of a photo's file, as `open_photo` does."""
-    least_size = (round(DECODE_MARGIN * width), round(DECODE_MARGIN * height))
-    with as_photo_error():
-        photo, original_size = _decode_or_mend(data, least_size)
-        return fit(photo, width, height), original_size
-
-
-def open_whole(path: Path, least_side: int) -> tuple[Image.Image, tuple[int, int]]:
+def open_whole(path: Path, least_width: int, least_height: int) -> tuple[Image.Image, tuple[int, int]]:
     """Open a photo in its own aspect ratio, as `open_photo` does.
 
     Args:
         path: as for `open_photo`.
-        least_side: a JPEG is shrunk while it is decoded, but no side gets shorter than this, in pixels.
+        least_width, least_height: a JPEG is shrunk while it is decoded, but to no less than this, in pixels.
 
     Returns:
         The photo in RGB, upright; and its original (width, height).
     """
     data = read_photo_file(path)
     with as_photo_error():
-        return _decode_or_mend(data, (least_side, least_side))
+        return _decode_or_mend(data, (least_width, least_height))
 
 
 def fit(photo: Image.Image, width: int, height: int) -> Image.Image:

@@ -80,7 +80,8 @@ def shrink(photo: Path, target: Path) -> None:
 def show_cutting(grade: Path, target: Path) -> None:
     """Write a picture of the photos of a coin's faces, and of the coin cut out of them."""
     faces = Faces(*(grade / face / SHOWN_COIN for face in FACE_FOLDERS))
-    pictures = [open_whole(path, 400)[0].resize((240, 320)) for path in faces[:2]] + [open_coin(faces, 640, 320).photo]
+    pictures = [open_whole(path, 400, 400)[0].resize((240, 320)) for path in faces[:2]]
+    pictures.append(open_coin(faces, 640, 320).photo)
     row = Image.new("RGB", (240 + 240 + 640, 320))
     for picture, left in zip(pictures, (0, 240, 480), strict=True):
         row.paste(picture, (left, 0))

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks import coin_finding
 from coinkit import coin_finder
-from coinkit.coin_finder import GROUND, MARGIN, SURE, Coin, CoinNotFound, cut_out, find_coin, join_faces
+from coinkit.coin_finder import GROUND, MARGIN, SURE, Circle, CoinNotFound, cut_out, find_coin, join_faces
 from coinkit.photos import open_photo
 
 PHOTOS = Path(os.environ.get("RAW_COIN_PHOTOS", ROOT.parent / "shared" / "coins" / "raw"))
@@ -52,15 +52,15 @@ def draw_coin(width, height, coin, *, metal=SILVER, ground=245, light=0.0, holde
 @pytest.mark.parametrize(
     ("size", "coin", "options"),
     [
-        ((600, 600), Coin(300, 310, 200, 1), {}),
-        ((600, 600), Coin(280, 300, 220, 1), {"ground": 15, "metal": COPPER}),
-        ((800, 600), Coin(430, 280, 120, 1), {"ground": 90, "light": 0.5}),
-        ((600, 800), Coin(300, 500, 170, 1), {"holder": 1.25, "ground": 225}),
-        ((600, 800), Coin(310, 520, 165, 1), {"holder": 1.25, "ground": 50, "light": 0.3, "metal": COPPER}),
-        ((500, 500), Coin(250, 250, 250, 1), {}),
-        ((500, 500), Coin(235, 250, 245, 1), {"ground": 20}),
-        ((300, 300), Coin(150, 150, 90, 1), {"light": -0.4, "ground": 200}),
-        ((2000, 1500), Coin(1050, 700, 450, 1), {"ground": 120, "metal": (200, 170, 90)}),
+        ((600, 600), Circle(300, 310, 200, 1), {}),
+        ((600, 600), Circle(280, 300, 220, 1), {"ground": 15, "metal": COPPER}),
+        ((800, 600), Circle(430, 280, 120, 1), {"ground": 90, "light": 0.5}),
+        ((600, 800), Circle(300, 500, 170, 1), {"holder": 1.25, "ground": 225}),
+        ((600, 800), Circle(310, 520, 165, 1), {"holder": 1.25, "ground": 50, "light": 0.3, "metal": COPPER}),
+        ((500, 500), Circle(250, 250, 250, 1), {}),
+        ((500, 500), Circle(235, 250, 245, 1), {"ground": 20}),
+        ((300, 300), Circle(150, 150, 90, 1), {"light": -0.4, "ground": 200}),
+        ((2000, 1500), Circle(1050, 700, 450, 1), {"ground": 120, "metal": (200, 170, 90)}),
     ],
 )
 def test_coins_are_found_at_their_rim(size, coin, options):
@@ -71,7 +71,7 @@ def test_coins_are_found_at_their_rim(size, coin, options):
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1", "I;16"])
 def test_photos_of_any_mode_are_searched(mode, tmp_path):
-    coin = Coin(160, 150, 110, 1)
+    coin = Circle(160, 150, 110, 1)
     photo = draw_coin(320, 300, coin)
     if mode == "I;16":
         photo = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
@@ -81,7 +81,7 @@ def test_photos_of_any_mode_are_searched(mode, tmp_path):
 
 
 def test_a_coin_that_was_cut_out_is_found_on_white(tmp_path):
-    coin = Coin(160, 150, 110, 1)
+    coin = Circle(160, 150, 110, 1)
     photo = draw_coin(320, 300, coin, ground=0)
     mask = Image.new("L", photo.size)
     ImageDraw.Draw(mask).circle((coin.x, coin.y), coin.radius, fill=255)
@@ -91,7 +91,7 @@ def test_a_coin_that_was_cut_out_is_found_on_white(tmp_path):
 
 
 def test_of_two_coins_one_is_found_and_it_is_not_sure():
-    left, right = Coin(200, 200, 150, 1), Coin(560, 210, 140, 1)
+    left, right = Circle(200, 200, 150, 1), Circle(560, 210, 140, 1)
     photo = draw_coin(750, 400, left)
     photo.paste(draw_coin(750, 400, right, seed=1).crop((380, 0, 750, 400)), (380, 0))
     found = find_coin(photo)
@@ -108,8 +108,8 @@ def test_of_two_coins_one_is_found_and_it_is_not_sure():
         (Image.new("RGB", (500, 400), "white"), "plain"),
         (Image.linear_gradient("L").convert("RGB"), "plain"),
         (Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)), "round"),
-        (draw_coin(600, 600, Coin(0, 300, 200, 1)), "cut off"),
-        (draw_coin(600, 600, Coin(600, 0, 300, 1)), "cut off"),
+        (draw_coin(600, 600, Circle(0, 300, 200, 1)), "cut off"),
+        (draw_coin(600, 600, Circle(600, 0, 300, 1)), "cut off"),
     ],
 )
 def test_photos_without_a_coin_have_a_reason(photo, reason):
@@ -117,7 +117,9 @@ def test_photos_without_a_coin_have_a_reason(photo, reason):
         find_coin(photo)
 
 
-@pytest.mark.parametrize(("coin", "ground"), [(Coin(171.2, 148.4, 172.5, 1), 255), (Coin(149.4, 157.1, 170.3, 1), 200)])
+@pytest.mark.parametrize(
+    ("coin", "ground"), [(Circle(171.2, 148.4, 172.5, 1), 255), (Circle(149.4, 157.1, 170.3, 1), 200)]
+)
 def test_a_coin_that_fills_the_photo_is_not_cut_off(coin, ground):
     found = find_coin(draw_coin(320, 320, coin, ground=ground, seed=8))
     assert np.abs(np.subtract(found[:3], coin[:3])).max() < 3
@@ -136,7 +138,7 @@ def test_odd_photos_have_an_answer_or_a_reason(size, seed):
 
 
 def test_a_cut_out_coin_fills_its_picture(monkeypatch):
-    coin = Coin(180, 130, 100, 1)
+    coin = Circle(180, 130, 100, 1)
     photo = Image.new("RGB", (300, 200), "black")  # the coin is cut off below
     ImageDraw.Draw(photo).circle((coin.x, coin.y), coin.radius, fill="white")
     face = np.asarray(cut_out(photo, coin, 204))
@@ -158,7 +160,7 @@ def test_faces_are_joined_obverse_left():
 def test_the_benchmark_prints_figures_and_draws_the_worst(tmp_path, monkeypatch, capsys):
     rows = []
     for number in range(4):
-        coin = Coin(150, 160, 100 + number, 1)
+        coin = Circle(150, 160, 100 + number, 1)
         draw_coin(300, 300, coin, seed=number).save(tmp_path / f"{number}.png")
         rows.append({"file": f"{number}.png", "x": coin.x, "y": coin.y, "r": coin.radius})
     Image.new("RGB", (300, 300)).save(tmp_path / "none.png")

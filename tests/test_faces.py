@@ -16,7 +16,7 @@ from conftest import ROOT, assert_fails, draw_photo, run_script, train
 from PIL import Image
 from test_coin_finder import draw_coin
 
-from coinkit.coin_finder import GROUND, SURE, Coin
+from coinkit.coin_finder import GROUND, SURE, Circle
 from coinkit.cut_page import write_cut_page
 from coinkit.faces import Faces, OpenedCoin, find_coins, format_circles, open_coin
 from coinkit.inference import CUT_OUT, NOT_CUT_OUT, read_photo
@@ -25,7 +25,7 @@ from coinkit.near_duplicates import assign_groups
 from coinkit.photos import PhotoError
 from coinkit.training_photos import training_rows, were_cut_out
 
-CIRCLES = (Coin(300, 500, 170, 1), Coin(310, 480, 150, 1))
+CIRCLES = (Circle(300, 500, 170, 1), Circle(310, 480, 150, 1))
 
 
 def draw_faces(folder: Path, name: str, seed: int, label: str = ".jpg", **save_options) -> Faces:
@@ -56,7 +56,7 @@ def prepare(cwd: Path, *options) -> dict[str, dict]:
         return {row["source"]: row for row in csv.DictReader(file)}
 
 
-def assert_circles(text: str, *expected: Coin, tolerance: float = 5) -> None:
+def assert_circles(text: str, *expected: Circle, tolerance: float = 5) -> None:
     circles = [list(map(float, circle.split())) for circle in text.split("; ")]
     assert np.allclose([circle[:3] for circle in circles], [coin[:3] for coin in expected], atol=tolerance), text
 
@@ -77,7 +77,7 @@ def test_pairs_become_photos_that_show_only_the_coins(pairs):
 def test_the_page_of_cut_coins_says_which_face_to_check(tmp_path):
     draw_photo(1).save(tmp_path / "1.jpg")
     faces = tmp_path / "images" / "ms65" / "obverse" / "1.jpg", tmp_path / "images" / "ms65" / "reverse" / "1.jpg"
-    circles = Coin(50, 60, 40, 1.0), Coin(51, 61, 41, SURE - 0.01)  # the first is from circles.csv
+    circles = Circle(50, 60, 40, 1.0), Circle(51, 61, 41, SURE - 0.01)  # the first is from circles.csv
     photo = Photo(str(faces[0]), "ms65", "train", "1.jpg", reverse=str(faces[1]), circles=format_circles(circles))
     write_cut_page(tmp_path, [photo], tmp_path / "images")
     page = (tmp_path / "cut_coins.html").read_text("utf-8").partition("<main>")[2]
@@ -127,7 +127,7 @@ def test_a_circle_of_the_user_wins(pairs):
     (pairs / "circles.csv").write_text("\n".join(rows))
     after = prepare(pairs.parent)
     source = "images/vf30/obverse/10000000.jpg"
-    assert_circles(after[source]["circles"], CIRCLES[0], Coin(200, 210.5, 99, 1))
+    assert_circles(after[source]["circles"], CIRCLES[0], Circle(200, 210.5, 99, 1))
     assert [name for name in after if after[name]["circles"] != before[name]["circles"]] == [source]
     assert after[source]["split"] == before[source]["split"]
     (pairs / "circles.csv").write_text("file,x,y,radius\nvf30/reverse/10000000.jpg,one,2,3\n")
@@ -140,7 +140,7 @@ def test_a_circle_is_of_its_photo_however_an_accent_is_written(tmp_path):
     coin = draw_faces(tmp_path, "mu\u0308nze", 0)
     (tmp_path / "circles.csv").write_text("file,x,y,radius\nobverse/m\u00fcnze.jpg,1,2,3\n", encoding="utf-8")
     (found,), alone = find_coins([coin.obverse, coin.reverse])
-    assert found.circles == (Coin(1, 2, 3, 1), None) and not alone
+    assert found.circles == (Circle(1, 2, 3, 1), None) and not alone
 
 
 def test_a_circle_is_of_its_photo_in_any_letters_that_a_mac_takes_for_the_same(tmp_path, monkeypatch):
@@ -149,7 +149,7 @@ def test_a_circle_is_of_its_photo_in_any_letters_that_a_mac_takes_for_the_same(t
     (tmp_path / "circles.csv").write_text("file,x,y,radius\nobverse/IMG.jpg,1,2,3\n", encoding="utf-8")
     assert find_coins([coin.obverse, coin.reverse])[0][0].circles == (None, None)
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert find_coins([coin.obverse, coin.reverse])[0][0].circles == (Coin(1, 2, 3, 1), None)
+    assert find_coins([coin.obverse, coin.reverse])[0][0].circles == (Circle(1, 2, 3, 1), None)
 
 
 def test_one_face_is_known_from_within_its_folder(tmp_path, monkeypatch):
@@ -194,9 +194,9 @@ def test_coins_are_cut_out_of_photos_of_both_faces(pairs, tmp_path):
     Image.open(pairs / "vf30" / "6000x3000" / "10000000.jpg").crop((0, 0, 600, 800)).save(folder / "one face.png")
     rows = prepare(tmp_path, "--cut")
     assert rows["images/ms65/6000x3000/one face.png"]["reason"].endswith("(looks like one face)")
-    right = Coin(CIRCLES[1].x + 600, *CIRCLES[1][1:])
+    right = Circle(CIRCLES[1].x + 600, *CIRCLES[1][1:])
     assert_circles(rows["images/vf30/6000x3000/10000000.jpg"]["circles"], CIRCLES[0], right)
-    assert_circles(rows["images/vf30/6000x3000/10000001.jpg"]["circles"], CIRCLES[0], Coin(900, 400, 111, 1))
+    assert_circles(rows["images/vf30/6000x3000/10000001.jpg"]["circles"], CIRCLES[0], Circle(900, 400, 111, 1))
     assert len(read_manifest(tmp_path / "coin_dataset")) == 9
     warning = "8 photos were cut out before, and are not now"
     assert warning in run_script("prepare_dataset.py", "--dry-run", cwd=tmp_path).stdout
@@ -296,7 +296,7 @@ def test_circles_are_read_from_every_folder_above_a_photo(tmp_path):
     rows += ["both.png,100,200,90", "both.png,600,200,91", "both.png,600,200,92"]
     (tmp_path / "circles.csv").write_text("\n".join(rows))
     (tmp_path / "ms65" / "circles.csv").write_text("file,x,y,radius\nobverse/1.jpg,3,3,9\n")
-    expected = Faces(*pair, (Coin(3, 3, 9, 1), Coin(2, 2, 9, 1)))
+    expected = Faces(*pair, (Circle(3, 3, 9, 1), Circle(2, 2, 9, 1)))
     assert find_coins(pair)[0] == find_coins([], pairs=[pair])[0] == [expected]
     (coin,), _ = find_coins([both], cut=True)
     assert [circle.radius for circle in open_coin(coin, 64, 32).circles] == [90, 92]
@@ -304,7 +304,7 @@ def test_circles_are_read_from_every_folder_above_a_photo(tmp_path):
 
 def test_a_circle_beyond_the_photo_or_a_photo_of_nothing_has_a_reason(tmp_path):
     faces = draw_faces(tmp_path, "coin", 3)
-    for circle in (Coin(9000, 10, 50, 1), Coin(300, 500, 1e9, 1)):
+    for circle in (Circle(9000, 10, 50, 1), Circle(300, 500, 1e9, 1)):
         with pytest.raises(PhotoError, match="reverse: the circle in circles.csv"):
             open_coin(faces._replace(circles=(None, circle)), 64, 32)
     for size in ((1, 1), (5000, 3), (40, 40)):
@@ -333,7 +333,7 @@ def test_coins_that_share_a_photo_stay_in_one_split(obverse, reverse, groups):
 
 
 def test_an_unsure_circle_is_noted():
-    circles = Coin(50, 50, 40, SURE), Coin(50, 50, 40, SURE - 0.01)
+    circles = Circle(50, 50, 40, SURE), Circle(50, 50, 40, SURE - 0.01)
     assert OpenedCoin(draw_photo(1), (200, 100), circles).notes == ["check how the coin was cut out (reverse)"]
     assert not OpenedCoin(draw_photo(1), (200, 100), circles[:1]).notes
 
