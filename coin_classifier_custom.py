@@ -20,7 +20,7 @@ import secrets
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, redirect_stderr
+from contextlib import closing, nullcontext, redirect_stderr
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -291,12 +291,12 @@ class Trainer:
             raise UserError("the machines have different photos or checkpoints: they must share --data and --output.")
         if not self.args.resume:
             self.save()  # a full disk shows at once, and `go_back` has a checkpoint to go back to
-        with TensorBoardLog(self.log_dir) as log:
+        with closing(TensorBoardLog(self.log_dir)) as log:
             if distributed.IS_MAIN and not self.progress.steps:
                 log.start(self.config, self.dataset)
                 log.photos(self.train, self.classes, self.args.augment, self.read_photo, self.pool)
                 if self.args.graph:
-                    log.graph(self.model, self.device)
+                    log.graph(self.model)
             while not self.finished():
                 try:
                     self.train_epoch()
@@ -329,7 +329,7 @@ class Trainer:
         count, step_size = len(self.train.paths), args.batch_size * args.accumulate
         shuffle = torch.Generator().manual_seed(derive_seed(args.seed, progress.epochs, SHUFFLE))
         order = torch.randperm(count, generator=shuffle)[progress.seen :]
-        share = distributed.batch_share()
+        share = distributed.BATCH_SHARE
         batches = read_batches(self.train.paths, order, step_size, self.read_photo, self.pool, share)
         self.model.train()
         before, started = progress.seconds, time.perf_counter()
@@ -440,7 +440,7 @@ class Trainer:
         distributed.sync_buffers(self.model)
         read, logits = [torch.empty(0, dtype=torch.long)], [torch.empty(0, len(self.classes))]
         order, size = torch.arange(len(self.val.paths)), self.part_size() * distributed.WORLD_SIZE
-        batches = read_batches(self.val.paths, order, size, self.read_photo, self.pool, distributed.batch_share())
+        batches = read_batches(self.val.paths, order, size, self.read_photo, self.pool, distributed.BATCH_SHARE)
         for photos, indices in batches:
             if self.stop:
                 break
@@ -477,7 +477,7 @@ class Trainer:
             self.writer.hold_best(self.checkpoint())
         print(progress.describe_epoch(train, val, len(self.train.paths), args.num_epochs), flush=True)
         if len(labels):
-            log.pictures(progress.epochs, args.num_epochs, is_last, evaluation, self.model, self.device)
+            log.pictures(progress.epochs, args.num_epochs, is_last, evaluation, self.model)
 
     # ------------------------------------------------ saving and loading
 

@@ -37,7 +37,7 @@ from coinkit.label_errors import doubtful_in_checkpoint
 from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, SPLITS, find_photos
 from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report
 from coinkit.review import ShownCoin
-from coinkit.summary import Training, from_scratch, summarise_in_words
+from coinkit.summary import Training, summarise_in_words
 from coinkit.training_progress import Progress
 
 OUTPUT = Path("report")
@@ -55,7 +55,7 @@ def main() -> int:
     checkpoints = {path: load_checkpoint(path) for path in args.checkpoint}
     networks, classes = build_networks(checkpoints, device)
     photos, alone = find_labelled_photos(folder, classes, args.cut, args.classes, args.keep_variants)
-    evaluation = evaluate(networks, classes, photos, device, checkpoints.values())
+    evaluation = evaluate(networks, classes, photos, checkpoints.values())
     evaluation.unread |= alone
     comparison = compare(args.against, evaluation, device) if args.against else None
 
@@ -65,7 +65,7 @@ def main() -> int:
     about = {"checkpoint": ", ".join(map(str, args.checkpoint)), "data": str(folder)}
     doubtful = find_doubtful_labels(args.data, path, checkpoint) if folder != args.data else []
     try:
-        write_report(evaluation, networks[0].model, device, words, about, args.output, comparison, doubtful)
+        write_report(evaluation, networks[0].model, words, about, args.output, comparison, doubtful)
     finally:  # after the report, since the reader of the output (head, less) may end; but also if it failed
         print_metrics(evaluation)
         if comparison:
@@ -124,9 +124,8 @@ def training_of(path: Path, checkpoint: dict) -> Training | None:
         progress, config = Progress.load(checkpoint["progress"]), checkpoint["config"]
         if not progress.epochs:
             return None
-        history = [[float(value) for value in (train, val, loss)] for train, val, loss in progress.history]
         last_epoch = progress.last_epoch(int(config["num_epochs"]), int(config["patience"]))
-        return Training(history, last_epoch, progress.steps_in_epoch(), from_scratch(config))
+        return Training.of(progress, last_epoch, config)
 
 
 def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comparison:
@@ -140,7 +139,7 @@ def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comp
     if classes != evaluation.classes:
         raise UserError(f"{against} has other grades: compare networks of the same grades.")
     photos = Split(evaluation.paths, torch.from_numpy(evaluation.predictions.labels))
-    other = evaluate(networks, classes, photos, device, [checkpoint])
+    other = evaluate(networks, classes, photos, [checkpoint])
     for photo, reason in other.unread.items():
         raise UserError(f"{printable(photo)} could be read at first, and then not: {reason}. Try again.")
     return Comparison(str(against), evaluation.predictions, other.predictions, int(other.learned.sum()))

@@ -40,7 +40,7 @@ from tqdm import tqdm
 from coin_classifier_custom import BEST  # the module also adds its network to BACKBONES
 from coinkit.classes import JOINED, describe_classes, has_bands, join_grade, likeliest_band
 from coinkit.cli import ArgumentParser, UserError, discard_output, home_path, is_closed_pipe, printable, run
-from coinkit.dataset import normalise, to_tensor
+from coinkit.dataset import to_tensor
 from coinkit.devices import find_device
 from coinkit.faces import Faces, files_of, find_coins, first_file, open_coin
 from coinkit.files import atomic_write, is_system_file, short_name
@@ -67,8 +67,7 @@ def main() -> int:
     coins, alone = find_coins(find_inputs(args.photos), args.cut, args.faces)
     paths = list(dict.fromkeys(coins))
     heatmap_of = heatmap_paths(args.heatmap, paths) if args.heatmap and paths else {}
-    device = find_device(args.device)
-    networks, classes = load_networks(args.checkpoint, device)
+    networks, classes = load_networks(args.checkpoint, find_device(args.device))
     top_k = min(args.top_k, len(classes))
     thresholds = [args.min_confidence] * 2  # of the grade, and of the band
     if args.min_confidence is None:  # what validation says; of several networks, the mean
@@ -98,7 +97,7 @@ def main() -> int:
             tell(pad_line("photo", [("grade", "confidence"), ("band", "confidence")], "note", widths))
 
     shown, ungraded, heatmaps_missing = [], {}, 0
-    results = chain(alone.items(), grade_photos(networks, paths, args.tta, device))
+    results = chain(alone.items(), grade_photos(networks, paths, args.tta))
     count = len(alone) + len(paths)
     with csv_table(args.csv, top_k, classes) if args.csv else nullcontext() as table:
         for path, result in tqdm(results, total=count, unit="photo", leave=False, disable=count == 1 or None):
@@ -115,7 +114,7 @@ def main() -> int:
             if args.heatmap:
                 label = classes.index(prediction.top[0][0])
                 try:
-                    write_heatmap(networks[0].model, path, label, heatmap_of[path], device)
+                    write_heatmap(networks[0].model, path, label, heatmap_of[path])
                 except PhotoError as error:
                     tqdm.write(f"No heatmap of {printable(path)}: {error}", file=sys.stderr)
                     heatmaps_missing += 1
@@ -124,7 +123,7 @@ def main() -> int:
     if args.html:
         from coinkit.review import write_grades
 
-        write_grades(shown, ungraded, classes, networks[0].model, device, args.checkpoint, args.html)
+        write_grades(shown, ungraded, classes, networks[0].model, args.checkpoint, args.html)
     return 1 if ungraded or heatmaps_missing else 0
 
 
@@ -302,15 +301,15 @@ def csv_table(path: Path, top_k: int, classes: list[str]) -> Iterator[Any]:
         yield table
 
 
-def write_heatmap(model: nn.Module, path: Path | Faces, label: int, target: Path, device: torch.device) -> None:
+def write_heatmap(model: nn.Module, path: Path | Faces, label: int, target: Path) -> None:
     """Write a photo as a PNG file, under a heatmap of what speaks for a grade, given by its index in the classes."""
     from coinkit.figures import overlay
     from coinkit.heatmaps import heatmaps
 
     photo = to_tensor(open_coin(path, model.image_width, model.image_height).photo)
-    heatmap = heatmaps(model, normalise(photo[None].to(device)), torch.tensor([label], device=device))
+    heatmap = heatmaps(model, photo[None], [label])
     height = HEATMAP_WIDTH * model.image_height // model.image_width
-    heatmap = F.interpolate(heatmap[None], (height, HEATMAP_WIDTH), mode="bilinear")[0, 0].cpu().numpy()
+    heatmap = F.interpolate(heatmap[None], (height, HEATMAP_WIDTH), mode="bilinear")[0, 0].numpy()
     picture = overlay(np.asarray(open_coin(path, HEATMAP_WIDTH, height).photo), heatmap)
     with atomic_write(target) as part:
         Image.fromarray(picture).save(part, "PNG")

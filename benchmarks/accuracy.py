@@ -352,7 +352,7 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     classes = best["classes"]
     test = find_split(dataset / "test", classes)
     uncalibrated = [network._replace(temperature=1.0) for network in networks]
-    predictions, before = (evaluate(graders, classes, test, device).predictions for graders in (networks, uncalibrated))
+    predictions, before = (evaluate(graders, classes, test).predictions for graders in (networks, uncalibrated))
     result = {"scale": scale, "row": row, "task": task, "seed": seed, "count": len(predictions.labels)}
     result |= score(predictions) | {"ece_before": score(before)["ece"]}
     if TASKS[task].single_grades:

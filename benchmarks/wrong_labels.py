@@ -100,9 +100,8 @@ def train_one(kind: str, seed: int, part: str) -> None:
     folder = training_file(kind, seed, part).with_suffix("")
     shutil.rmtree(folder, ignore_errors=True)
     train(dataset, folder, ["--seed", str(seed), *SCALES[SCALE].split()])
-    device = find_device("auto")
-    networks, _ = load_networks([folder / coin.BEST], device)
-    evaluation = evaluate(networks, classes, photos, device)
+    networks, _ = load_networks([folder / coin.BEST], find_device("auto"))
+    evaluation = evaluate(networks, classes, photos)
     with training_file(kind, seed, part).open("wb") as file:
         np.savez(
             file,

@@ -3,6 +3,7 @@
 import os
 
 import torch
+from torch import nn
 
 from coinkit.cli import UserError
 
@@ -25,6 +26,11 @@ def find_device(name: str) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device that a network is on."""
+    return next(model.parameters()).device
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:

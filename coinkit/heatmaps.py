@@ -1,10 +1,15 @@
 """Heatmaps: which parts of a photo speak for a grade."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from coinkit.dataset import normalise
+from coinkit.devices import device_of
 
-def heatmaps(model: nn.Module, photos: Tensor, targets: Tensor) -> Tensor:
+
+def heatmaps(model: nn.Module, photos: Tensor, targets: Sequence[int]) -> Tensor:
     """Return how much each part of a photo speaks for a grade, by HiResCAM (Draelos & Carin 2020, arXiv 2011.08891).
 
     Grad-CAM averages the gradients over the photo first. That is right only for a network that itself ends with an
@@ -15,17 +20,18 @@ def heatmaps(model: nn.Module, photos: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         model: a trained network that `coinkit.backbones.make_model` has made, in eval mode.
-        photos: (N, 3, H, W), as `normalise` returns them, on the model's device.
-        targets: (N,), the index of the grade to ask about, for each photo.
+        photos: (N, 3, H, W), uint8 or 0.0 to 1.0.
+        targets: the index of the grade to ask about, for each photo.
 
     Returns:
-        (N, H, W), 0 to 1.
+        (N, H, W), 0 to 1, on the CPU.
     """
     from captum.attr import LayerAttribution, LayerGradientXActivation  # takes a second, which predict.py saves
 
     with torch.inference_mode(False), torch.enable_grad():  # the caller may have switched gradients off
         cam = LayerGradientXActivation(model, model.get_submodule(model.heatmap_layer))
-        maps = cam.attribute(photos.clone(), targets.clone())
+        device = device_of(model)
+        maps = cam.attribute(normalise(photos.to(device)), torch.tensor(targets, device=device))
     maps = maps.sum(dim=1, keepdim=True).relu()
     maps = LayerAttribution.interpolate(maps.detach(), photos.shape[2:], "bilinear")[:, 0]
-    return maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+    return (maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)).cpu()

@@ -17,7 +17,7 @@ from coinkit.checkpoints import assign_weights, damage_as_user_error, load_check
 from coinkit.cli import UserError, usable_cores
 from coinkit.coin_finder import is_cut_out
 from coinkit.dataset import normalise, to_tensor
-from coinkit.devices import autocast, choose_dtype, choose_memory_format
+from coinkit.devices import autocast, choose_dtype, choose_memory_format, device_of
 from coinkit.faces import Faces, open_coin
 from coinkit.photos import MAX_PIXELS, ONE_FACE, PhotoError, prefetch
 
@@ -101,15 +101,14 @@ def build_networks(checkpoints: dict[Path, dict], device: torch.device) -> tuple
 
 
 def grade_photos(
-    networks: list[Network], paths: Sequence[Path | Faces], tta: bool, device: torch.device
+    networks: list[Network], paths: Sequence[Path | Faces], tta: bool
 ) -> Iterator[tuple[Path | Faces, tuple[Tensor, list[str]] | PhotoError]]:
     """Yield each path with the probabilities of its grades, (classes,), and notes; or with the error in reading it.
 
     Args:
-        networks: on the device, all with the same grades.
+        networks: on one device, all with the same grades.
         paths: of the photos, or of the faces to cut out.
         tta: average over `TTA_VIEWS` too.
-        device: where the networks are.
     """
     sizes, cut_out = {network.size for network in networks}, {network.cut_out for network in networks}
     read = partial(read_photo, sizes=sizes, cut_out=cut_out)
@@ -117,7 +116,7 @@ def grade_photos(
         photos = zip(paths, prefetch(pool, read, paths, ahead=2 * BATCH_SIZE), strict=True)
         while batch := list(islice(photos, BATCH_SIZE)):
             readable = [photo for _, photo in batch if isinstance(photo, LoadedPhoto)]
-            probabilities = iter(mean_probabilities(networks, readable, tta, device) if readable else ())
+            probabilities = iter(mean_probabilities(networks, readable, tta) if readable else ())
             for path, photo in batch:
                 yield path, (next(probabilities), photo.notes) if isinstance(photo, LoadedPhoto) else photo
 
@@ -146,13 +145,14 @@ def read_photo(path: Path | Faces, sizes: set[tuple[int, int]], cut_out: set[boo
 
 
 @torch.inference_mode()
-def mean_probabilities(networks: list[Network], photos: list[LoadedPhoto], tta: bool, device: torch.device) -> Tensor:
+def mean_probabilities(networks: list[Network], photos: list[LoadedPhoto], tta: bool) -> Tensor:
     """Return the probabilities of the grades, (N, classes): the mean over networks and, with `tta`, over views.
 
     It averages calibrated logits. Averaged probabilities would be less confident than they are accurate
     (docs/experiments.md).
     """
-    logits, dtype = [], choose_dtype("auto", device)
+    logits, device = [], device_of(networks[0].model)
+    dtype = choose_dtype("auto", device)
     for network in networks:
         pixels = torch.stack([photo.pixels[network.size] for photo in photos]).to(device)
         for view in views(pixels, tta):

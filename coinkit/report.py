@@ -109,7 +109,6 @@ def evaluate(
     networks: list[Network],
     classes: list[str],
     split: Split,
-    device: torch.device,
     checkpoints: Collection[dict] = (),
 ) -> Evaluation:
     """Grade labelled photos. Those that cannot be read are left out.
@@ -117,17 +116,16 @@ def evaluate(
     They are named on stderr, and so is how many show one face, or are cut out, or not, unlike in training.
 
     Args:
-        networks: on the device; with several, their mean is taken.
+        networks: with several, their mean is taken.
         classes: the grades that they all know.
         split: the photos.
-        device: where the networks are.
         checkpoints: of the networks, which tell what they have learned.
 
     Raises:
         UserError: none of the photos can be read.
     """
     read, probabilities, unread, noted = [], [], {}, Counter()
-    graded = grade_photos(networks, split.paths, tta=False, device=device)
+    graded = grade_photos(networks, split.paths, tta=False)
     bar = tqdm(graded, "Grading", len(split.paths), unit="photo", leave=False, disable=None)
     for index, (path, result) in enumerate(bar):
         if isinstance(result, PhotoError):
@@ -169,7 +167,6 @@ def check_report(folder: Path) -> None:
 def write_report(
     evaluation: Evaluation,
     model: nn.Module,
-    device: torch.device,
     words: list[str],
     about: dict,
     folder: Path,
@@ -181,7 +178,6 @@ def write_report(
     Args:
         evaluation: what to report.
         model: a network that graded the photos, for the heatmaps.
-        device: where the network is.
         words: sentences for the top of the page.
         about: more lines for the top of the page, {name: text}: the checkpoint, for example.
         folder: where to write.
@@ -211,8 +207,8 @@ def write_report(
             (partial / name).write_bytes(picture)
             return name
 
-        shown = list(draw_coins(coins, evaluation.classes, model, device, store))
-        labels = draw_coins(list(doubtful), evaluation.classes, model, device, store)
+        shown = list(draw_coins(coins, evaluation.classes, model, store))
+        labels = draw_coins(list(doubtful), evaluation.classes, model, store)
         kinds = {"mistake": "mistakes", "right": "right, but least sure"}
         write_coins_page(
             "report.html",

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from coinkit.classes import describe_classes, likeliest_band
 from coinkit.cli import printable, usable_cores
-from coinkit.dataset import normalise, to_tensor
+from coinkit.dataset import to_tensor
 from coinkit.faces import Faces, first_file, open_coin
 from coinkit.figures import OPACITY
 from coinkit.files import atomic_write
@@ -47,7 +47,6 @@ def draw_coins(
     coins: list[ShownCoin],
     classes: list[str],
     model: nn.Module,
-    device: torch.device,
     store: Callable[[bytes], str],
 ) -> Iterator[dict]:
     """Yield what templates/coins.html needs of each coin. Photos that can no longer be read are left out.
@@ -56,14 +55,13 @@ def draw_coins(
         coins: in the order of the page.
         classes: the names of the grades.
         model: for the heatmaps, which show what spoke for the likeliest grade.
-        device: where the model is.
         store: takes a picture, a JPEG file, and returns its address on the page.
     """
     read = partial(read_pictures, size=(model.image_width, model.image_height))
     with ThreadPoolExecutor(usable_cores()) as pool:
         pictures = zip(coins, prefetch(pool, read, coins, ahead=2 * BATCH_SIZE), strict=True)
         readable = ((coin, *pair) for coin, pair in pictures if pair)
-        drawn = with_heatmaps(readable, model, device)
+        drawn = with_heatmaps(readable, model)
         for coin, picture, heatmap in tqdm(drawn, "Drawing", len(coins), unit="coin", leave=False, disable=None):
             likeliest = coin.probabilities.argsort()[::-1][:TOP_K]
             top = [(classes[label], float(coin.probabilities[label])) for label in likeliest]
@@ -105,13 +103,12 @@ def read_pictures(coin: ShownCoin, size: tuple[int, int]) -> tuple[bytes, torch.
 
 
 def with_heatmaps(
-    pictures: Iterator[tuple[ShownCoin, bytes, torch.Tensor]], model: nn.Module, device: torch.device
+    pictures: Iterator[tuple[ShownCoin, bytes, torch.Tensor]], model: nn.Module
 ) -> Iterator[tuple[ShownCoin, bytes, bytes]]:
     """Replace the photo in each tuple by its heatmap, a PNG file."""
     while batch := list(islice(pictures, BATCH_SIZE)):
-        photos = normalise(torch.stack([photo for *_, photo in batch]).to(device))
-        targets = torch.tensor([int(coin.probabilities.argmax()) for coin, *_ in batch], device=device)
-        maps = heatmaps(model, photos, targets).cpu().numpy()
+        photos = torch.stack([photo for *_, photo in batch])
+        maps = heatmaps(model, photos, [int(coin.probabilities.argmax()) for coin, *_ in batch]).numpy()
         for (coin, picture, _), heatmap in zip(batch, maps, strict=True):
             yield coin, picture, draw_heatmap(heatmap)
 
@@ -147,7 +144,6 @@ def write_grades(
     ungraded: dict[Path | Faces, str | PhotoError],
     classes: list[str],
     model: nn.Module,
-    device: torch.device,
     checkpoints: list[Path],
     target: Path,
 ) -> None:
@@ -158,7 +154,6 @@ def write_grades(
         ungraded: photos without a grade, with the reason.
         classes: the names of the grades.
         model: for the heatmaps.
-        device: where the model is.
         checkpoints: that have graded the photos.
         target: the HTML file.
     """
@@ -175,7 +170,7 @@ def write_grades(
             title=f"The grades of {len(coins)} coin{'s' if len(coins) != 1 else ''}",
             coins_text=text,
             about={"checkpoint": ", ".join(map(str, checkpoints))},
-            coins=list(draw_coins(shown, classes, model, device, partial(data_uri, kind="jpeg"))),
+            coins=list(draw_coins(shown, classes, model, partial(data_uri, kind="jpeg"))),
             ungraded={printable(path): reason for path, reason in ungraded.items()},
             classes=classes,
             kinds={},

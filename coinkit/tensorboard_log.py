@@ -15,7 +15,8 @@ from torch import nn
 
 from coinkit.augment import augment
 from coinkit.cli import UserError, printable, told_if_it_fails
-from coinkit.dataset import PhotoReader, Split, normalise, read_batches, to_tensor
+from coinkit.dataset import PhotoReader, Split, read_batches, to_tensor
+from coinkit.devices import device_of
 from coinkit.faces import open_coin
 from coinkit.figures import confusion_chart, overlay, photo_grid
 from coinkit.heatmaps import heatmaps
@@ -47,12 +48,6 @@ class TensorBoardLog:
         self.folder = folder
         self.train = self.val = self.next_epoch = None
         self.started, self.picture_seconds = time.perf_counter(), 0.0
-
-    def __enter__(self) -> "TensorBoardLog":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def open(self, first_epoch: int) -> None:
         """Open new files. Points that earlier files have of this epoch or a later one are no longer shown.
@@ -100,9 +95,9 @@ class TensorBoardLog:
             grid = photo_grid(pictures, [classes[label] for label in train.labels[indices]], columns=3)
             self.train.add_image("augmented training photos", shrunk(grid), dataformats="HWC")
 
-    def graph(self, model: nn.Module, device: torch.device) -> None:
-        """Log the graph of a network that is on this device."""
-        photos = torch.zeros(1, 3, model.image_height, model.image_width, device=device)
+    def graph(self, model: nn.Module) -> None:
+        """Log the graph of a network."""
+        photos = torch.zeros(1, 3, model.image_height, model.image_width, device=device_of(model))
         with left_out_if_it_fails("graph"), warnings.catch_warnings(action="ignore", category=FutureWarning):
             self.train.add_graph(model, photos)  # which calls functions that PyTorch is going to remove
 
@@ -131,7 +126,6 @@ class TensorBoardLog:
         is_last: bool,
         evaluation: Evaluation,
         model: nn.Module,
-        device: torch.device,
     ) -> None:
         """Log the confusion matrix and the worst mistakes: of the last epoch, and of some others if there is time."""
         due = epoch % math.ceil(num_epochs / PICTURES) == 0
@@ -143,7 +137,7 @@ class TensorBoardLog:
             chart = confusion_chart(evaluation.confusion, evaluation.classes, CONFUSION_SIDE, CONFUSION_FONT_SIZE)
             self.val.add_image("confusion matrix", chart, epoch, dataformats="HWC")
         with left_out_if_it_fails("worst mistakes"):
-            if mistakes := mistake_pictures(evaluation, MISTAKES, model, device):
+            if mistakes := mistake_pictures(evaluation, MISTAKES, model):
                 captions, photos = zip(*mistakes, strict=True)
                 grid = photo_grid(np.stack(photos), list(captions))
                 self.val.add_image("worst mistakes", shrunk(grid), epoch, dataformats="HWC")
@@ -159,9 +153,7 @@ class TensorBoardLog:
             self.val.add_hparams(settings, values, run_name=".")
 
 
-def mistake_pictures(
-    evaluation: Evaluation, count: int, model: nn.Module, device: torch.device
-) -> list[tuple[str, np.ndarray]]:
+def mistake_pictures(evaluation: Evaluation, count: int, model: nn.Module) -> list[tuple[str, np.ndarray]]:
     """Return the worst mistakes: for each a caption, and a picture of the photo beside its heatmap.
 
     The heatmap shows what spoke for the predicted grade. The pictures are (height, 2 * width, 3), uint8. Photos that
@@ -172,9 +164,9 @@ def mistake_pictures(
         with suppress(PhotoError):
             photo = to_tensor(open_coin(evaluation.paths[index], model.image_width, model.image_height).photo)
             predicted = predictions.predicted[index]
-            heatmap = heatmaps(model, normalise(photo[None].to(device)), torch.tensor([predicted], device=device))
+            heatmap = heatmaps(model, photo[None], [predicted])[0].numpy()
             photo = photo.permute(1, 2, 0).numpy()
-            picture = np.hstack([photo, overlay(photo, heatmap[0].cpu().numpy())])
+            picture = np.hstack([photo, overlay(photo, heatmap)])
             true = classes[predictions.labels[index]]
             pictures.append((describe(true, classes[predicted], predictions.confidence[index]), picture))
     return pictures

@@ -12,7 +12,7 @@ from coinkit.label_errors import LabelCheck, write_label_table
 from coinkit.metrics import describe_calibration, summarise
 from coinkit.report import evaluate, write_report
 from coinkit.review import ShownCoin
-from coinkit.summary import Training, from_scratch, summarise_in_words
+from coinkit.summary import Training, summarise_in_words
 from coinkit.training_progress import Progress
 
 
@@ -45,12 +45,10 @@ def report_training(
     """
     checkpoint = load_checkpoint(best)
     (network,), classes = build_networks({best: checkpoint}, device)
-    evaluation = evaluate([network], classes, test, device, [checkpoint])
+    evaluation = evaluate([network], classes, test, [checkpoint])
     print(f"\nTest, with the best weights (epoch {progress.best_epoch}): {summarise(evaluation.predictions, classes)}")
     print(describe_calibration(evaluation.predictions, network.temperature, fitted=bool(progress.history)))
-    history, steps = progress.history, progress.steps_in_epoch()
-    training = Training(history, progress.epochs, steps, from_scratch(checkpoint["config"]))
-    words = summarise_in_words(evaluation, training)
+    words = summarise_in_words(evaluation, Training.of(progress, progress.epochs, checkpoint["config"]))
     about = {"checkpoint": str(best), "data": str(split_folder(data, "test"))}
-    write_report(evaluation, network.model, device, words, about, folder, doubtful=doubtful)
+    write_report(evaluation, network.model, words, about, folder, doubtful=doubtful)
     print("", *words, "", f"The report is in {folder / 'index.html'}.", sep="\n")

@@ -387,7 +387,7 @@ def test_a_photo_that_cannot_be_read_again_is_named(trained, tmp_path):
         shutil.copy(trained / "coin_dataset/test/ms65/0.jpg", tmp_path / "ms65" / name)
     (network,), classes = load_networks([trained / BEST], torch.device("cpu"))
     photos = Split(sorted((tmp_path / "ms65").iterdir()), torch.full((2,), classes.index("ms65")))
-    evaluation = report.evaluate([network], classes, photos, torch.device("cpu"))
+    evaluation = report.evaluate([network], classes, photos)
     photos.paths[1].write_bytes(b"gone")
     with pytest.raises(UserError, match=r"b\.jpg could be read at first"):
         compare(trained / BEST, evaluation, torch.device("cpu"))
@@ -409,11 +409,11 @@ def test_photos_of_a_dataset_are_not_cut_out_again(trained, tmp_path):
 def test_what_was_put_into_the_report_meanwhile_is_not_lost(trained, tmp_path):
     (network,), classes = load_networks([trained / BEST], torch.device("cpu"))
     test = find_split(trained / "coin_dataset/test", classes)
-    evaluation = report.evaluate([network], classes, test, torch.device("cpu"))
+    evaluation = report.evaluate([network], classes, test)
     (tmp_path / "report").mkdir()
     (tmp_path / "report/notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"notes\.txt"):
-        report.write_report(evaluation, network.model, torch.device("cpu"), [], {}, tmp_path / "report")
+        report.write_report(evaluation, network.model, [], {}, tmp_path / "report")
     assert (tmp_path / "report/notes.txt").read_text() == "mine"
 
 
@@ -435,12 +435,11 @@ def test_a_difference_in_accuracy_is_told_from_0_where_the_test_says_so():
 
 
 def test_two_writers_of_a_report_take_turns(trained, tmp_path, monkeypatch):
-    device = torch.device("cpu")
-    networks, classes = load_networks([trained / BEST], device)
-    evaluation = report.evaluate(networks, classes, find_split(trained / "coin_dataset" / "test", classes), device)
+    networks, classes = load_networks([trained / BEST], torch.device("cpu"))
+    evaluation = report.evaluate(networks, classes, find_split(trained / "coin_dataset" / "test", classes))
     monkeypatch.setattr("coinkit.report.MAX_WAIT", 0)
     with exclusive_lock(tmp_path / ".report.lock", "a report"), pytest.raises(UserError, match="another run is writ"):
-        report.write_report(evaluation, networks[0].model, device, [], {}, tmp_path / "report")
+        report.write_report(evaluation, networks[0].model, [], {}, tmp_path / "report")
     assert not (tmp_path / "report").exists()
 
     arguments = [sys.executable, ROOT / "evaluate.py", "--device", "cpu", "--output", tmp_path / "report"]

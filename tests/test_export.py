@@ -57,7 +57,7 @@ def predict(folder, checkpoint, photo=PHOTO):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("coinkit.inference.choose_dtype", lambda *_: torch.float32)
         networks, classes = load_networks([folder / checkpoint], device)
-        ((_, (probabilities, _)),) = grade_photos(networks, [folder / photo], tta=False, device=device)
+        ((_, (probabilities, _)),) = grade_photos(networks, [folder / photo], tta=False)
     return dict(zip(classes, probabilities.tolist(), strict=True))
 
 

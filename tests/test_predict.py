@@ -41,9 +41,8 @@ def parse_json(result):
 
 def grade(checkpoints, photos, tta=False):
     """The probabilities of the grades of photos, (photos, grades)."""
-    device = torch.device("cpu")
-    networks, _ = command.load_networks(checkpoints, device)
-    return torch.stack([result[0] for _, result in command.grade_photos(networks, photos, tta, device)])
+    networks, _ = command.load_networks(checkpoints, torch.device("cpu"))
+    return torch.stack([result[0] for _, result in command.grade_photos(networks, photos, tta)])
 
 
 def test_a_photo_gets_its_grade_as_the_guide_shows_it(trained):
@@ -263,7 +262,7 @@ def test_a_page_shows_the_least_sure_first_and_needs_no_other_file(trained, tmp_
     networks, classes = command.load_networks([trained / BEST], torch.device("cpu"))
     shares = np.array([[0.9, 0.1, 0], [0.6, 0.2, 0.2], [0.8, 0.1, 0.1]])
     photos = [(tmp_path / f"photos/g06/{index}.jpg", shares[index], "") for index in range(3)]
-    write_grades(photos, {}, classes, networks[0].model, torch.device("cpu"), [trained / BEST], page)
+    write_grades(photos, {}, classes, networks[0].model, [trained / BEST], page)
     assert "of which the model is least sure" in page.read_text("utf-8")
     assert re.findall(r'data-confidence="([\d.]+)"', page.read_text("utf-8")) == ["0.6", "0.8"]
 
@@ -293,7 +292,7 @@ def test_photos_that_are_not_cut_out_are_told_whichever_network_comes_first(trai
     (network,), _ = command.load_networks([trained / BEST], torch.device("cpu"))
     for answers in ((True, False), (False, True)):
         networks = [network._replace(cut_out=cut_out) for cut_out in answers]
-        ((_, (_, notes)),) = command.grade_photos(networks, [photo], False, torch.device("cpu"))
+        ((_, (_, notes)),) = command.grade_photos(networks, [photo], False)
         assert any("not cut out" in note for note in notes)
 
 
