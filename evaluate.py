@@ -142,7 +142,7 @@ def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comp
     other = evaluate(networks, classes, photos, [checkpoint])
     for photo, reason in other.unread.items():
         raise UserError(f"{printable(photo)} could be read at first, and then not: {reason}. Try again.")
-    return Comparison(str(against), evaluation.predictions, other.predictions, int(other.learned.sum()))
+    return Comparison(str(against), evaluation.predictions, other.predictions, int(other.in_training.sum()))
 
 
 def find_labelled_photos(

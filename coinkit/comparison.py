@@ -17,7 +17,7 @@ class Comparison(NamedTuple):
     name: str  # of the other model
     first: Predictions
     other: Predictions  # of the same N photos, in the same order
-    learned: int = 0  # of these photos, how many the other model was trained on
+    in_training: int = 0  # of these photos, how many the other model was trained on
 
     @property
     def differs(self) -> np.ndarray:
@@ -45,8 +45,8 @@ class Comparison(NamedTuple):
             f"only this model is right on {only_first}, only the other on {only_other}. "
             f"{verdict} (p = {p_value:.2g}, exact McNemar test)."
         )
-        if self.learned:
-            said += f" The other was trained on {self.learned} of these photos, which favours it."
+        if self.in_training:
+            said += f" The other was trained on {self.in_training} of these photos, which favours it."
         return said
 
 

@@ -47,7 +47,7 @@ from coinkit.pages import data_uri, encode_picture
 from coinkit.photos import ONE_FACE, TWO_PHOTOS, PhotoError
 from coinkit.review import MAX_COINS, ShownCoin, draw_coins, write_coins_page
 from coinkit.tables import table_writer
-from coinkit.training_photos import count_coins, find_learned, find_sources
+from coinkit.training_photos import count_coins, find_in_training, find_sources
 
 FILES = {"index.html", "confusion.png", "reliability.png", "predictions.csv", "metrics.json", "differences.csv"}
 PHOTOS, PHOTO_NAME = "photos", "coin-{:03}.jpg"  # folder of the photos of the page, and their names
@@ -66,7 +66,7 @@ class Evaluation:
         unread: the photos that could not be read, and why.
 
     Attributes:
-        learned: whether the model was trained on a photo, (N,), bool; all False if that is not known.
+        in_training: whether the model was trained on a photo, (N,), bool; all False if that is not known.
         coins: how many coins the photos show.
     """
 
@@ -81,7 +81,7 @@ class Evaluation:
         self.classes, self.paths, self.unread = classes, paths, unread
         self.predictions = Predictions.from_probabilities(probabilities, labels, classes)
         self.confusion = confusion_matrix(self.predictions.predicted, labels, len(classes))
-        self.learned = np.zeros(len(labels), dtype=bool)
+        self.in_training = np.zeros(len(labels), dtype=bool)
         self.coins = len(paths)
 
     @cached_property
@@ -145,7 +145,7 @@ def evaluate(
         raise UserError("none of the photos can be read.")
     paths, labels = [split.paths[index] for index in read], split.labels[read].numpy()
     evaluation = Evaluation(classes, paths, labels, torch.stack(probabilities).numpy(), unread)
-    evaluation.learned, evaluation.coins = find_learned(paths, checkpoints), count_coins(paths)
+    evaluation.in_training, evaluation.coins = find_in_training(paths, checkpoints), count_coins(paths)
     return evaluation
 
 
@@ -254,7 +254,7 @@ def coins_to_check(evaluation: Evaluation, comparison: Comparison | None) -> lis
         if differs[index]:
             kinds.append("differs")
             notes.append(f"The other model says {classes[comparison.other.predicted[index]]}.")
-        if evaluation.learned[index]:
+        if evaluation.in_training[index]:
             notes.append("The model was trained on this photo.")
         coins.append(
             ShownCoin(path, predictions.probabilities[index], true, tuple(kinds), tuple(notes), sources.get(path))
@@ -303,7 +303,7 @@ def write_metrics(evaluation: Evaluation, about: dict, path: Path) -> None:
 
     metrics = about | {
         "photos": len(evaluation.paths),
-        "photos_in_training": int(evaluation.learned.sum()),
+        "photos_in_training": int(evaluation.in_training.sum()),
         "unread": {str(photo): str(reason) for photo, reason in evaluation.unread.items()},
         "classes": evaluation.classes,
         "score": {name: plain(estimate) for name, estimate in evaluation.score.items()},

@@ -43,7 +43,7 @@ def summarise_in_words(evaluation: Evaluation, training: Training | None) -> lis
         training: None if it is not known.
     """
     sentences = [
-        describe_learned(evaluation),
+        describe_in_training(evaluation),
         describe_accuracy(evaluation),
         describe_guess(evaluation),
         describe_training(evaluation, training) if training else "",  # before the photos: to train longer costs least
@@ -53,17 +53,17 @@ def summarise_in_words(evaluation: Evaluation, training: Training | None) -> lis
     return [sentence for sentence in sentences if sentence]
 
 
-def describe_learned(evaluation: Evaluation) -> str:
+def describe_in_training(evaluation: Evaluation) -> str:
     """Say how many of the photos the model was trained on."""
-    learned, correct = evaluation.learned, evaluation.predictions.correct
-    if not learned.any():
+    in_training, correct = evaluation.in_training, evaluation.predictions.correct
+    if not in_training.any():
         return ""
-    count, others = len(learned), int((~learned).sum())
+    count, others = len(in_training), int((~in_training).sum())
     if not others:
         return f"All {count} photos were in its training: these figures say nothing about new coins."
-    right = int(correct[~learned].sum())
+    right = int(correct[~in_training].sum())
     return (
-        f"{learned.sum()} of these {count} photos were in its training, so the figures are too good. "
+        f"{in_training.sum()} of these {count} photos were in its training, so the figures are too good. "
         f"Of the other {others}, {right} get their grade: {right / others:.0%}."
     )
 

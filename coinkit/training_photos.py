@@ -54,7 +54,7 @@ def merge_digests(digests: Tensor, checkpoint: dict) -> Tensor:
     return torch.cat([digests, more]).unique() if is_list else digests
 
 
-def find_learned(paths: Sequence[Path | Faces], checkpoints: Iterable[dict]) -> np.ndarray:
+def find_in_training(paths: Sequence[Path | Faces], checkpoints: Iterable[dict]) -> np.ndarray:
     """Return whether one of the networks of these checkpoints was trained on a photo or on its source, (N,), bool."""
     digests = torch.empty(0, dtype=torch.long)
     for checkpoint in checkpoints:
