@@ -88,7 +88,7 @@ def test_look_alikes_are_found_among_many_photos_without_comparing_all(monkeypat
 @pytest.mark.parametrize(("count", "links"), [(8, list(combinations(range(8), 2))), (12, [(1, 2)])])
 def test_of_too_many_look_alikes_only_copies_stay_together(monkeypatch, count, links):
     likeness = dict.fromkeys(combinations(range(count), 2), 0.86) | {(1, 2): 0.99}
-    candidates = [(*pair, 10, near_duplicates.AS_IT_IS) for pair in likeness]
+    candidates = [near_duplicates.Candidate(*pair, 10, near_duplicates.AS_IT_IS) for pair in likeness]
     monkeypatch.setattr(near_duplicates, "find_candidates", lambda _: candidates)
     monkeypatch.setattr(
         near_duplicates, "_compare_with_others", lambda pairs, faces: [(pair, likeness[pair[:2]]) for pair in pairs]
