@@ -29,7 +29,7 @@ demo: .venv/user
 	@echo "  $(BIN)/python predict.py photo.jpg"
 
 .venv/user: requirements.txt
-	$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14) and 'Python 3.11 to 3.14 is needed')"
+	$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14) and 'Python 3.11 to 3.14 is needed: make demo PYTHON=python3.14')"
 	$(PYTHON) -m venv .venv
 	@echo "Installing the packages: several GB, so minutes in which nothing is printed"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
