@@ -40,7 +40,7 @@ from coinkit.classes import JOINED, join_grade
 from coinkit.cli import keep_freed_memory, usable_cores
 from coinkit.dataset import Split, find_split
 from coinkit.devices import find_device
-from coinkit.inference import Network, build_model
+from coinkit.inference import load_networks
 from coinkit.metrics import METRICS, Predictions, score
 from coinkit.photos import PHOTO_FOLDER
 from coinkit.report import evaluate
@@ -258,6 +258,12 @@ def read_results(file: Path = RESULTS) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def add_result(result: dict, file: Path) -> None:
+    """Add a result to a file as `read_results` reads it."""
+    with file.open("a") as results:
+        results.write(json.dumps(result) + "\n")
+
+
 def prepare(coins: Path, task: str, seed: int) -> None:
     """Prepare the dataset of a task and a seed, if it is not there yet."""
     images, dataset = SCRATCH / f"images-{task}-{seed}", SCRATCH / f"dataset-{task}-{seed}"
@@ -342,14 +348,13 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
             raise AttributeError(f"{module.__name__} has no {name} to replace")
         setattr(module, name, replacement)
     folder, dataset = run_folder(scale, row, task, seed), SCRATCH / f"dataset-{task}-{seed}"
-    device = find_device("auto")
-    networks = []
+    paths = []
     for number, more_flags in enumerate(flags_of_networks):
         options = f"--seed {seed + 100 * number} {SCALES[scale]} {flags} {more_flags}".split()
         options = [option.format(start=start_folder(scale) / coin.BEST) for option in options]
-        model, best = train(dataset, folder / str(number), options)
-        networks.append(Network(model.to(device), best["temperature"]))
-    classes = best["classes"]
+        paths.append(train(dataset, folder / str(number), options))
+    networks, classes = load_networks(paths, find_device("auto"))
+    best = load_checkpoint(paths[-1])
     test = find_split(dataset / "test", classes)
     uncalibrated = [network._replace(temperature=1.0) for network in networks]
     predictions, before = (evaluate(graders, classes, test).predictions for graders in (networks, uncalibrated))
@@ -358,7 +363,7 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     if TASKS[task].single_grades:
         result["five_classes"] = score(sum_to_five_classes(predictions, classes))
     result |= {"best_epoch": best["progress"]["best_epoch"], "val_accuracy": best["best_val_acc"]}
-    result |= {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    result |= {"parameters": sum(parameter.numel() for parameter in networks[-1].model.parameters())}
     log_dir = folder / str(number) / best["progress"]["log_dir"]
     log = {name: EventAccumulator(str(log_dir / name)).Reload() for name in ("train", "val")}
     result["val_accuracy_by_epoch"] = [point.value for point in log["val"].Scalars("accuracy")]
@@ -366,13 +371,12 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
     photos = len(coin.find_split(dataset / "train", classes).paths)  # a row may have changed coin.find_split
     result["photos_trained"] = photos * epochs * len(networks)
     result["photos_per_second"] = median(point.value for point in log["train"].Scalars("photos per second"))
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(result) + "\n")
+    add_result(result, RESULTS)
     shutil.rmtree(folder)
 
 
-def train(dataset: Path, folder: Path, options: list[str]) -> tuple[nn.Module, dict]:
-    """Train a network, or resume its training, and return it with its best checkpoint."""
+def train(dataset: Path, folder: Path, options: list[str]) -> Path:
+    """Train a network, or resume its training, and return the file of its best checkpoint."""
     sys.argv = ["coin_classifier_custom.py", "--data", str(dataset), "--output", str(folder), "--runs", str(folder)]
     sys.argv += ["--batch-size", "4", *options]
     if (folder / coin.LAST).exists():
@@ -380,8 +384,7 @@ def train(dataset: Path, folder: Path, options: list[str]) -> tuple[nn.Module, d
     keep_freed_memory()
     if coin.main():
         sys.exit("stopped")
-    best = load_checkpoint(folder / coin.BEST)
-    return build_model(best, folder / coin.BEST), best
+    return folder / coin.BEST
 
 
 def sum_to_five_classes(predictions: Predictions, grades: list[str]) -> Predictions:

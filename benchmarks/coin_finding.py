@@ -56,10 +56,10 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     results = [measure(args.photos, row) for row in tqdm(read_circles(args.photos), leave=False, disable=None)]
-    print("| photos | count | right | within 5 % | median | 95 % | worst", end=" | ")
+    print("| photos | right | within 5 % | median | 95 % | worst", end=" | ")
     print("sure | right of sure | worst of sure | no coin |")
-    print("| --- " * 11 + "|")
-    print_row("all", results)
+    print("| --- " * 10 + "|")
+    print_row(results)
     print(f"\nRight: an error up to {RIGHT:.1%}. Sure: a certainty of {SURE} or more. ", end="")
     print(f"{1000 * np.median([result.seconds for result in results]):.0f} ms a photo, the median, without decoding.")
     draw_worst(sorted(results, key=lambda result: -result.error)[: args.worst], args.sheet)
@@ -91,12 +91,12 @@ def measure(folder: Path, row: dict) -> Result:
     return Result(path, Circle(row["x"], row["y"], row["r"], 1), found, seconds)
 
 
-def print_row(name: str, results: list[Result]) -> None:
+def print_row(results: list[Result]) -> None:
     """Print what became of some photos, as a row of a table."""
     errors = np.array([result.error for result in results])
     sure = np.array([result.error for result in results if result.found and result.found.certainty >= SURE])
     median, most = np.percentile(errors, (50, 95), method="lower")
-    cells = [name, len(results), f"{np.mean(errors <= RIGHT):.3f}", f"{np.mean(errors <= 0.05):.3f}"]
+    cells = [len(results), f"{np.mean(errors <= RIGHT):.3f}", f"{np.mean(errors <= 0.05):.3f}"]
     cells += [f"{median:.1%}", f"{most:.1%}", f"{errors.max():.1%}", f"{len(sure) / len(errors):.3f}"]
     cells += [f"{np.mean(sure <= RIGHT):.3f}", f"{sure.max():.1%}"] if len(sure) else ["-", "-"]
     cells += [sum(result.found is None for result in results)]

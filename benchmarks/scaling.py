@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 import prepare_dataset
+from benchmarks.timing import PEAK_UNIT
 from coinkit.manifest import Photo, write_manifest
 from coinkit.near_duplicates import HASH_SIZE, SAME_COIN_BITS, assign_groups
 from coinkit.photos import PHOTO_FOLDER, SPLITS
@@ -69,8 +70,7 @@ def timed(step: str, function: Callable, *args: Any) -> Any:
     start = time.process_time()
     result = function(*args)
     seconds = time.process_time() - start
-    unit = 1 if sys.platform == "darwin" else 1024
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * PEAK_UNIT / 1e6
     print(f"  {step:40}{seconds:8.2f}{megabytes:10.0f}", flush=True)
     return result
 

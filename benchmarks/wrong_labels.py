@@ -26,7 +26,17 @@ import torch
 from torch import Tensor
 
 import coin_classifier_custom as coin
-from benchmarks.accuracy import HERE, ROOT, SCALES, SCRATCH, mean_and_deviation, prepare, read_results, train
+from benchmarks.accuracy import (
+    HERE,
+    ROOT,
+    SCALES,
+    SCRATCH,
+    add_result,
+    mean_and_deviation,
+    prepare,
+    read_results,
+    train,
+)
 from coinkit.dataset import Split, find_classes, find_split
 from coinkit.devices import find_device
 from coinkit.inference import load_networks
@@ -64,8 +74,7 @@ def main() -> None:
                 for part in PARTS:
                     run_apart(kind, seed, part)
                 result = {"kind": kind, "seed": seed, "found": score_all(kind, seed)}
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
+                add_result(result, RESULTS)
     print_table(read_results(RESULTS))
 
 
@@ -99,8 +108,8 @@ def train_one(kind: str, seed: int, part: str) -> None:
     coin.LabelCheck = Recorder
     folder = training_file(kind, seed, part).with_suffix("")
     shutil.rmtree(folder, ignore_errors=True)
-    train(dataset, folder, ["--seed", str(seed), *SCALES[SCALE].split()])
-    networks, _ = load_networks([folder / coin.BEST], find_device("auto"))
+    best = train(dataset, folder, ["--seed", str(seed), *SCALES[SCALE].split()])
+    networks, _ = load_networks([best], find_device("auto"))
     evaluation = evaluate(networks, classes, photos)
     with training_file(kind, seed, part).open("wb") as file:
         np.savez(

@@ -10,14 +10,13 @@ benchmarks.accuracy. After an interruption, the same command starts the run that
 """
 
 import argparse
-import json
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.accuracy import HERE, SCRATCH, SEEDS, TASKS, mean_and_deviation, prepare, read_results
+from benchmarks.accuracy import HERE, SCRATCH, SEEDS, TASKS, add_result, mean_and_deviation, prepare, read_results
 from coinkit.cli import usable_cores
 from coinkit.dataset import find_classes, find_split
 from coinkit.metrics import METRICS, Predictions, score
@@ -43,8 +42,7 @@ def main() -> None:
             if (task, seed) not in done:
                 prepare(args.coins / TASKS[task].coins, task, seed)
                 result = {"task": task, "seed": seed} | train_and_test(task, seed)
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
+                add_result(result, RESULTS)
     print_table(read_results(RESULTS))
 
 

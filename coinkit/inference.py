@@ -37,9 +37,9 @@ class Network(NamedTuple):
 
     model: nn.Module
     temperature: float
-    unsure_below: float = 0.0  # the confidence below which its grades are mostly wrong; 0 if that is not known
-    unsure_band_below: float = 0.0  # the same for the bands that the grades are in
-    cut_out: bool | None = None  # whether the coins in its training photos were cut out; None if that is not known
+    unsure_below: float  # the confidence below which its grades are mostly wrong; 0 if that is not known
+    unsure_band_below: float  # the same for the bands that the grades are in
+    cut_out: bool | None  # whether the coins in its training photos were cut out; None if that is not known
 
     @property
     def size(self) -> tuple[int, int]:
