@@ -11,7 +11,7 @@ step follow from the seed and the number of the step.
 """
 
 if __name__ == "__main__":
-    import coinkit.quiet_interrupt  # noqa: F401
+    import coinkit.quiet_start  # noqa: F401
 
 import argparse
 import math

@@ -13,7 +13,7 @@ be read, or has no partner, is named and left out, and the exit status is then 1
 """
 
 if __name__ == "__main__":
-    import coinkit.quiet_interrupt  # noqa: F401
+    import coinkit.quiet_start  # noqa: F401
 
 import argparse
 import sys

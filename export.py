@@ -11,7 +11,7 @@ difference is to be expected, and is printed.
 """
 
 if __name__ == "__main__":
-    import coinkit.quiet_interrupt  # noqa: F401
+    import coinkit.quiet_start  # noqa: F401
 
 import argparse
 import importlib

@@ -11,7 +11,7 @@ background and camera are random. The same seed draws the same photos. Photos of
 """
 
 if __name__ == "__main__":
-    import coinkit.quiet_interrupt  # noqa: F401
+    import coinkit.quiet_start  # noqa: F401
 
 import argparse
 import math

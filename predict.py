@@ -15,7 +15,7 @@ photo that cannot be read, or has no partner, gets no grade, but the reason, and
 """
 
 if __name__ == "__main__":
-    import coinkit.quiet_interrupt  # noqa: F401
+    import coinkit.quiet_start  # noqa: F401
 
 import argparse
 import glob

@@ -14,7 +14,7 @@ coin_dataset/manifest.csv lists every photo that was found, and why a photo was 
 """
 
 if __name__ == "__main__":
-    import coinkit.quiet_interrupt  # noqa: F401
+    import coinkit.quiet_start  # noqa: F401
 
 import argparse
 import hashlib

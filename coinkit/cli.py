@@ -86,7 +86,7 @@ def run(main: Callable[[], int | None], to_go_on: str = "") -> None:
     """
     prepare_streams()
     keep_freed_memory()
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see coinkit.quiet_interrupt
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see coinkit.quiet_start
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = main()

@@ -106,6 +106,14 @@ def test_ctrl_c_tells_how_to_go_on():
     assert (result.returncode, result.stderr) == (130, "\nStopped. To go on: the same again.\n")
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_missing_package_is_told_in_a_line(script):
+    command = [sys.executable, "-S", ROOT / f"{script}.py"]  # without installed packages
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert_fails(result, "Error: no package", "Activate the environment", "pip install -r requirements.txt")
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_library_leaves_ctrl_c_as_it_is():
     check = "import signal, predict; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     result = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
