@@ -127,7 +127,8 @@ def calibration_error_by_chance(confidence: np.ndarray) -> float:
     This is the mean over `CHANCE_DRAWS` draws of which photos it is right on. Vaicenavicius et al. 2019 (arXiv
     1902.06977) test calibration by such draws.
     """
-    draws = np.random.default_rng(0).random((CHANCE_DRAWS, len(confidence))) < confidence
+    rng = np.random.default_rng(0)
+    draws = (rng.random(len(confidence)) < confidence for _ in range(CHANCE_DRAWS))
     return np.mean([expected_calibration_error(confidence, correct) for correct in draws])
 
 
