@@ -443,9 +443,12 @@ def test_a_killed_run_leaves_the_previous_dataset_whole(images, tmp_path):
     for seed in range(200, 260):
         add_photo(images, "ms65", f"{10000000 + seed}.jpg", seed)
     command = [sys.executable, str(ROOT / "prepare_dataset.py"), "--workers", "2"]
-    started = time.monotonic()
-    subprocess.run([*command, "--dry-run"], cwd=tmp_path, capture_output=True, check=True)
-    duration = time.monotonic() - started
+    durations = []
+    for _ in range(2):  # the first may be slower, in a new environment
+        started = time.monotonic()
+        subprocess.run([*command, "--dry-run"], cwd=tmp_path, capture_output=True, check=True)
+        durations.append(time.monotonic() - started)
+    duration = min(durations)
     interrupted = 0
     for moment in sorted(random.Random(0).uniform(0.2, 0.95) for _ in range(6)):
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
