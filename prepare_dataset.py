@@ -208,8 +208,8 @@ def check_output(output: Path, source: Path) -> list[Photo]:
     if output == source or output in source.parents:
         raise UserError(f"--output {output} contains the photos of --source {source}: choose another folder.")
     photos = read_manifest(output)
-    names = (MANIFEST, COPY, CUT_PAGE, *(photo.output for photo in photos))
-    expected = {composed(str(output / name)) for name in names}
+    files = (MANIFEST, COPY, CUT_PAGE, *(photo.output for photo in photos))
+    expected = {composed(str(output / file)) for file in files}
     for folder, subfolders, names in os.walk(output):
         subfolders[:] = [name for name in subfolders if not is_system_file(name)]
         for path in (os.path.join(folder, name) for name in names if not is_system_file(name)):

@@ -40,7 +40,7 @@ from coinkit.classes import JOINED, join_grade
 from coinkit.cli import keep_freed_memory, usable_cores
 from coinkit.dataset import Split, find_split
 from coinkit.devices import find_device
-from coinkit.inference import load_networks
+from coinkit.inference import build_networks
 from coinkit.metrics import METRICS, Predictions, score
 from coinkit.photos import PHOTO_FOLDER
 from coinkit.report import evaluate
@@ -353,8 +353,9 @@ def train_and_test(scale: str, row: str, task: str, seed: int) -> None:
         options = f"--seed {seed + 100 * number} {SCALES[scale]} {flags} {more_flags}".split()
         options = [option.format(start=start_folder(scale) / coin.BEST) for option in options]
         paths.append(train(dataset, folder / str(number), options))
-    networks, classes = load_networks(paths, find_device("auto"))
-    best = load_checkpoint(paths[-1])
+    checkpoints = {path: load_checkpoint(path) for path in paths}
+    networks, classes = build_networks(checkpoints, find_device("auto"))
+    best = checkpoints[paths[-1]]
     test = find_split(dataset / "test", classes)
     uncalibrated = [network._replace(temperature=1.0) for network in networks]
     predictions, before = (evaluate(graders, classes, test).predictions for graders in (networks, uncalibrated))

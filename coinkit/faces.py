@@ -207,8 +207,8 @@ def find_coins(
     read = cache(read_circles)
 
     def known(path: Path) -> list[Circle]:  # what the nearest circles.csv says comes last
-        folders = reversed(Path(os.path.abspath(path)).parents)
-        return [circle for folder in folders for circle in read(folder).get(_key(path), [])]
+        folders, key = reversed(Path(os.path.abspath(path)).parents), _key(path)
+        return [circle for folder in folders for circle in read(folder).get(key, [])]
 
     def faces(*pair: Path) -> Faces:
         return Faces(*pair, tuple((None, *known(photo))[-1] for photo in pair))

@@ -47,7 +47,7 @@ from coinkit.pages import data_uri, encode_picture
 from coinkit.photos import ONE_FACE, TWO_PHOTOS, PhotoError
 from coinkit.review import MAX_COINS, ShownCoin, draw_coins, write_coins_page
 from coinkit.tables import table_writer
-from coinkit.training_photos import count_coins, find_in_training, find_sources
+from coinkit.training_photos import count_coins, dataset_rows, find_in_training, find_sources
 
 FILES = {"index.html", "confusion.png", "reliability.png", "predictions.csv", "metrics.json", "differences.csv"}
 PHOTOS, PHOTO_NAME = "photos", "coin-{:03}.jpg"  # folder of the photos of the page, and their names
@@ -145,7 +145,8 @@ def evaluate(
         raise UserError("none of the photos can be read.")
     paths, labels = [split.paths[index] for index in read], split.labels[read].numpy()
     evaluation = Evaluation(classes, paths, labels, torch.stack(probabilities).numpy(), unread)
-    evaluation.in_training, evaluation.coins = find_in_training(paths, checkpoints), count_coins(paths)
+    rows = dataset_rows(paths)
+    evaluation.in_training, evaluation.coins = find_in_training(paths, rows, checkpoints), count_coins(paths, rows)
     return evaluation
 
 

@@ -54,23 +54,27 @@ def merge_digests(digests: Tensor, checkpoint: dict) -> Tensor:
     return torch.cat([digests, more]).unique() if is_list else digests
 
 
-def find_in_training(paths: Sequence[Path | Faces], checkpoints: Iterable[dict]) -> np.ndarray:
-    """Return whether one of the networks of these checkpoints was trained on a photo or on its source, (N,), bool."""
+def find_in_training(paths: Sequence[Path | Faces], rows: dict[Path, Photo], checkpoints: Iterable[dict]) -> np.ndarray:
+    """Return whether one of the networks of these checkpoints was trained on a photo or on its source, (N,), bool.
+
+    Args:
+        paths: of the photos, or the faces to cut out.
+        rows: theirs, as `dataset_rows` returns them.
+        checkpoints: of the networks.
+    """
     digests = torch.empty(0, dtype=torch.long)
     for checkpoint in checkpoints:
         digests = merge_digests(digests, checkpoint)
     known = set(digests.tolist())
     if not known:  # then the files need not be read
         return np.zeros(len(paths), dtype=bool)
-    rows = dataset_rows(paths)
     sources = [int64(rows[path].digest) if path in rows and rows[path].digest else None for path in paths]
     files = file_digests(list(map(first_file, paths)))
     return np.array([not known.isdisjoint(digests) for digests in zip(files, sources, strict=True)], dtype=bool)
 
 
-def count_coins(paths: Sequence[Path | Faces]) -> int:
-    """Return how many coins photos show: manifest.csv knows which photos of a dataset are of one coin."""
-    rows = dataset_rows(paths)
+def count_coins(paths: Sequence[Path | Faces], rows: dict[Path, Photo]) -> int:
+    """Return how many coins photos show, by their rows, as `dataset_rows` returns them."""
     return len({rows[path].group if path in rows and rows[path].group else path for path in paths})
 
 

@@ -25,7 +25,7 @@ from coinkit.inference import load_networks
 from coinkit.metrics import METRICS, Predictions
 from coinkit.report import FILES, Evaluation, check_report, coins_to_check, describe_coins
 from coinkit.summary import Training, describe_accuracy, describe_training, summarise_in_words
-from coinkit.training_photos import count_coins, file_digest
+from coinkit.training_photos import count_coins, dataset_rows, file_digest
 from evaluate import compare, find_folder, find_labelled_photos
 
 CLASSES = ["g06", "vf30", "ms65"]
@@ -355,8 +355,9 @@ def test_photos_of_one_coin_are_counted_once(tmp_path):
             add_photo(tmp_path / "images", "vf30" if number < 2 else "ms65", name, 10 * number + view)
     assert run_script("prepare_dataset.py", cwd=tmp_path).returncode == 0
     photos = [*(tmp_path / "coin_dataset").glob("*/*/*.jpg")]
-    assert len(photos) == 8 and count_coins(photos) == 4
-    assert count_coins([*(tmp_path / "images").glob("*/*/*.jpg")]) == 8  # there, nothing tells
+    assert len(photos) == 8 and count_coins(photos, dataset_rows(photos)) == 4
+    photos = [*(tmp_path / "images").glob("*/*/*.jpg")]
+    assert count_coins(photos, dataset_rows(photos)) == 8  # there, nothing tells
 
 
 def test_two_networks_are_compared_on_the_same_photos(trained, tmp_path):
