@@ -34,7 +34,6 @@ from coinkit import checkpoints, distributed, optim
 from coinkit.augment import augment
 from coinkit.backbones import BACKBONES, Backbone, architecture_options, make_model
 from coinkit.calibration import estimate_temperature
-from coinkit.classes import bands_of
 from coinkit.cli import (
     ArgumentParser,
     UserError,
@@ -464,7 +463,7 @@ class Trainer:
         train, is_first = progress.train_metrics(), not progress.best_epoch
         progress.learned = share_learned(train["loss"], self.targets.cpu(), self.train.labels, self.class_weights.cpu())
         estimate = estimate_temperature(self.targets.cpu(), self.train.labels, train["accuracy"])
-        is_best = progress.end_epoch(logits, labels, torch.from_numpy(bands_of(self.classes)[1]), estimate)
+        is_best = progress.end_epoch(logits, labels, torch.from_numpy(evaluation.bands.members), estimate)
         log.epoch(progress.epochs, train, val if len(labels) else {}, evaluation)
         is_last = self.finished()
         if is_last and len(labels):

@@ -24,7 +24,7 @@ import torch
 
 from coin_classifier_custom import BEST  # the module also adds its network to BACKBONES
 from coinkit.checkpoints import damage_as_user_error, load_checkpoint
-from coinkit.classes import JOINED, choose_classes, joined_by
+from coinkit.classes import JOINED, bands_of, choose_classes, joined_by
 from coinkit.cli import ArgumentParser, UserError, printable, run
 from coinkit.comparison import Comparison
 from coinkit.dataset import Split, find_split, split_folder
@@ -55,7 +55,7 @@ def main() -> int:
     checkpoints = {path: load_checkpoint(path) for path in args.checkpoint}
     networks, classes = build_networks(checkpoints, device)
     photos, alone = find_labelled_photos(folder, classes, args.cut, args.classes, args.keep_variants)
-    evaluation = evaluate(networks, classes, photos, checkpoints.values())
+    evaluation = evaluate(networks, classes, photos, checkpoints.values(), bands_of(classes, args.bands))
     evaluation.unread |= alone
     comparison = compare(args.against, evaluation, device) if args.against else None
 
@@ -86,6 +86,8 @@ def parse_arguments() -> argparse.Namespace:
     classes_help = "join the grades of the folders, as prepare_dataset.py --classes does"
     add("--classes", metavar="bands|five|FILE.csv", help=classes_help)
     add("--keep-variants", action="store_true", help="with --classes: keep au58+ apart from au58")
+    bands_help = "answer also in these bands (default: those of the scale)"
+    add("--bands", metavar="five|FILE.csv", help=bands_help)
     add("--split", choices=SPLITS, help="which split of a dataset (default: test)")
     add(
         "--checkpoint",

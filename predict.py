@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from coin_classifier_custom import BEST  # the module also adds its network to BACKBONES
-from coinkit.classes import JOINED, describe_classes, has_bands, join_grade, likeliest_band
+from coinkit.classes import Bands, bands_of, describe_classes
 from coinkit.cli import ArgumentParser, UserError, discard_output, home_path, is_closed_pipe, printable, run
 from coinkit.dataset import to_tensor
 from coinkit.devices import find_device
@@ -50,6 +50,7 @@ from coinkit.tables import table_writer
 
 TOP_K = 3
 HEATMAP_WIDTH = 1024  # pixels
+UNSURE_BELOW = 0.5  # of bands that validation has not tried: of a calibrated confidence
 
 
 class Prediction(NamedTuple):
@@ -57,7 +58,7 @@ class Prediction(NamedTuple):
 
     photo: Path | Faces
     top: list[tuple[str, float]]  # the likeliest grades and their probabilities, the likeliest first
-    band: tuple[str, float] | None  # the likeliest band of the scale; None if each grade is a band
+    band: tuple[str, float] | None  # the likeliest band; None if each grade is a band of its own
     note: str  # "" if there is nothing to note
 
 
@@ -69,11 +70,12 @@ def main() -> int:
     heatmap_of = heatmap_paths(args.heatmap, paths) if args.heatmap and paths else {}
     networks, classes = load_networks(args.checkpoint, find_device(args.device))
     top_k = min(args.top_k, len(classes))
+    bands = bands_of(classes, args.bands)
     thresholds = [args.min_confidence] * 2  # of the grade, and of the band
     if args.min_confidence is None:  # what validation says; of several networks, the mean
         thresholds = [
             mean(network.unsure_below for network in networks),
-            mean(network.unsure_band_below for network in networks),
+            UNSURE_BELOW if args.bands else mean(network.unsure_band_below for network in networks),
         ]
 
     def tell(line: str) -> None:
@@ -93,13 +95,13 @@ def main() -> int:
         format_prediction = partial(format_line, widths=widths)
         if explained := describe_classes(classes):
             tqdm.write(explained, file=sys.stderr)
-        if has_bands(classes):  # of two answers in a line, it is told which is which
+        if bands.join:  # of two answers in a line, it is told which is which
             tell(pad_line("photo", [("grade", "confidence"), ("band", "confidence")], "note", widths))
 
     shown, ungraded, heatmaps_missing = [], {}, 0
     results = chain(alone.items(), grade_photos(networks, paths, args.tta))
     count = len(alone) + len(paths)
-    with csv_table(args.csv, top_k, classes) if args.csv else nullcontext() as table:
+    with csv_table(args.csv, top_k, bands) if args.csv else nullcontext() as table:
         for path, result in tqdm(results, total=count, unit="photo", leave=False, disable=count == 1 or None):
             if isinstance(result, str | PhotoError):  # why it has no grade
                 tqdm.write(f"{printable(path)}: {result}", file=sys.stderr)
@@ -107,7 +109,7 @@ def main() -> int:
                 if table:
                     table.writerow([path, "", "", result])
                 continue
-            prediction = make_prediction(path, *result, classes, top_k, *thresholds)
+            prediction = make_prediction(path, *result, classes, bands, top_k, *thresholds)
             tell(format_prediction(prediction))
             if table:
                 table.writerow(format_row(prediction))
@@ -123,7 +125,7 @@ def main() -> int:
     if args.html:
         from coinkit.review import write_grades
 
-        write_grades(shown, ungraded, classes, networks[0].model, args.checkpoint, args.html)
+        write_grades(shown, ungraded, classes, bands, networks[0].model, args.checkpoint, args.html)
     return 1 if ungraded or heatmaps_missing else 0
 
 
@@ -143,6 +145,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--top-k", type=int, default=TOP_K, help="how many grades to show")
     unsure_help = "below this, 0 to 1, the note says unsure (default: where a grade is more often wrong than right)"
     add("--min-confidence", type=float, metavar="SHARE", help=unsure_help)
+    bands_help = "answer also in these bands, whose probabilities are sums (default: those of the scale)"
+    add("--bands", metavar="five|FILE.csv", help=bands_help)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--json", action="store_true", help="print a line of JSON for each photo")
     add("--csv", type=Path, metavar="FILE.csv", help="write a table with a row for each photo")
@@ -196,6 +200,7 @@ def make_prediction(
     probabilities: torch.Tensor,
     notes: list[str],
     classes: list[str],
+    bands: Bands,
     top_k: int,
     min_confidence: float,
     min_band_confidence: float,
@@ -207,18 +212,19 @@ def make_prediction(
         probabilities: of the grades, (classes,).
         notes: on the photo.
         classes: the names of the grades.
+        bands: that they are in.
         top_k: how many grades to name.
         min_confidence, min_band_confidence: below these it is unsure of the grade, or of the band.
     """
     confidences, labels = (values.tolist() for values in probabilities.topk(top_k))
     top = [(classes[label], round(value, 6)) for label, value in zip(labels, confidences, strict=True)]
-    band = likeliest_band(probabilities.numpy(), classes)
+    band = bands.likeliest(probabilities.numpy())
     notes = [f"{note} (give both with --faces)" if note == ONE_FACE else note for note in notes]
     if confidences[0] < min_confidence:
         notes.append("unsure")
     if band and band[1] < min_band_confidence:
         notes.append("unsure of the band")
-    elif band and join_grade(top[0][0], JOINED["bands"]) != band[0]:
+    elif band and bands.of_class(labels[0]) != band[0]:
         notes.append("another band is likelier than that of the grade")
     return Prediction(path, top, band, ", ".join(notes))
 
@@ -292,11 +298,11 @@ def format_row(prediction: Prediction) -> list:
 
 
 @contextmanager
-def csv_table(path: Path, top_k: int, classes: list[str]) -> Iterator[Any]:
+def csv_table(path: Path, top_k: int, bands: Bands) -> Iterator[Any]:
     """Yield a CSV writer for rows of `format_row`; the file is there only when all rows are."""
     with atomic_write(path) as part, table_writer(part) as table:
         others = [f"{column}_{rank}" for rank in range(2, top_k + 1) for column in ("grade", "confidence")]
-        band = ["band", "band_confidence"] if has_bands(classes) else []
+        band = ["band", "band_confidence"] if bands.join else []
         table.writerow(["photo", "grade", "confidence", "note", *others, *band])
         yield table
 

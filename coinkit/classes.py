@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def read_classes(path: Path, keep_variants: bool) -> dict[str, str]:
     """
     if not path.is_file():
         raise UserError(
-            f"--classes {path}: there is no such table. Give {', '.join(JOINED)}, or a CSV file with the first line "
+            f"there is no table {path}. Give {', '.join(JOINED)}, or a CSV file with the first line "
             "grade,class and a line for each grade: vf20,vf"
         )
     class_of = {}
@@ -97,32 +98,49 @@ def join_grade(grade: str, lowest: dict[str, int]) -> str:
     return max((name for name in lowest if name != "pr" and lowest[name] <= number), key=lowest.get)
 
 
-def bands_of(classes: list[str]) -> tuple[list[str], np.ndarray]:
-    """Return the bands of the scale that classes are in, and which class is in which: (classes, bands), 1.0 or 0.0.
+class Bands(NamedTuple):
+    """Bands that join classes: those of the scale, or others (--bands)."""
 
-    Probabilities of the classes, (N, classes), times this matrix are those of the bands. A class that is not on the
-    scale is a band of its own.
+    names: list[str]
+    members: np.ndarray  # (classes, bands), 1.0 where a class is in a band; probabilities of classes @ members are sums
+
+    @property
+    def join(self) -> bool:
+        """Whether several of the classes are in one band."""
+        return len(self.names) < len(self.members)
+
+    def of_class(self, label: int) -> str:
+        """Return the band of a class, given by its index."""
+        return self.names[self.members[label].argmax()]
+
+    def likeliest(self, probabilities: np.ndarray) -> tuple[str, float] | None:
+        """Return the likeliest band of a coin and its probability, from those of its classes, (classes,).
+
+        None if each class is a band of its own.
+        """
+        if not self.join:
+            return None
+        shares = probabilities @ self.members
+        return self.names[shares.argmax()], round(float(shares.max()), 6)
+
+
+def bands_of(classes: list[str], choice: str | None = None) -> Bands:
+    """Return the bands that classes are in.
+
+    Args:
+        classes: names of grades. One that is not on the scale is a band of its own, if no file says otherwise.
+        choice: a key of `JOINED`, or the name of a file for `read_classes`; None for the bands of the scale.
+
+    Raises:
+        UserError: the file has a mistake, or lacks one of the classes.
     """
-    band_of = [join_grade(name, JOINED["bands"]) for name in classes]
-    bands = list(dict.fromkeys(band_of))
-    return bands, np.array([[name == band for band in bands] for name in band_of], dtype=np.float32)
-
-
-def has_bands(classes: list[str]) -> bool:
-    """Tell whether several of these classes are in one band."""
-    return len(bands_of(classes)[0]) < len(classes)
-
-
-def likeliest_band(probabilities: np.ndarray, classes: list[str]) -> tuple[str, float] | None:
-    """Return the likeliest band of a coin and its probability, from those of its classes, (classes,).
-
-    None if each class is a band of its own.
-    """
-    if not has_bands(classes):
-        return None
-    bands, in_band = bands_of(classes)
-    shares = probabilities @ in_band
-    return bands[shares.argmax()], round(float(shares.max()), 6)
+    have_variants = any(class_name(name) != name for name in classes)
+    band_of = choose_classes(classes, None, choice or "bands", have_variants)
+    if missing := [name for name in classes if name not in band_of]:
+        raise UserError(f"--bands {choice} has no line for {', '.join(missing)}: it needs one for each grade.")
+    names = list(dict.fromkeys(band_of[name] for name in classes))
+    members = [[band_of[name] == band for band in names] for name in classes]
+    return Bands(names, np.array(members, dtype=np.float32))
 
 
 def joined_by(classes: list[str]) -> list[str]:

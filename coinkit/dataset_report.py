@@ -160,7 +160,7 @@ def print_doubtful_names(photos: list[Photo]) -> None:
 def print_doubtful_counts(photos: list[Photo]) -> None:
     """Print whether most grades have too few photos, and whether some have far more than others."""
     totals = Counter(photo.grade for photo in usable(photos))
-    middle, bands = median(totals.values()), bands_of(sorted(totals, key=scale_order))[0]
+    middle, bands = median(totals.values()), bands_of(sorted(totals, key=scale_order)).names
     if middle < PHOTO_COUNT_RATINGS["usable"] and 1 < len(bands) < len(totals):
         print(
             f"\nMost of the {len(totals)} grades have too few photos (median: {middle:g}). --classes bands, or five, "

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
+from coinkit.classes import Bands, bands_of
 from coinkit.cli import UserError, printable
 from coinkit.comparison import Comparison
 from coinkit.dataset import Split
@@ -64,6 +65,7 @@ class Evaluation:
         labels: (N,), the indices of their true classes.
         probabilities: (N, classes), 0 to 1.
         unread: the photos that could not be read, and why.
+        bands: that the classes are in; None for those of the scale.
 
     Attributes:
         in_training: whether the model was trained on a photo, (N,), bool; all False if that is not known.
@@ -77,9 +79,11 @@ class Evaluation:
         labels: np.ndarray,
         probabilities: np.ndarray,
         unread: dict[Path | Faces, PhotoError],
+        bands: Bands | None = None,
     ):
         self.classes, self.paths, self.unread = classes, paths, unread
-        self.predictions = Predictions.from_probabilities(probabilities, labels, classes)
+        self.bands = bands or bands_of(classes)
+        self.predictions = Predictions.from_probabilities(probabilities, labels, classes, self.bands)
         self.confusion = confusion_matrix(self.predictions.predicted, labels, len(classes))
         self.in_training = np.zeros(len(labels), dtype=bool)
         self.coins = len(paths)
@@ -92,7 +96,7 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, Metric]:
         """The metrics to show."""
-        return shown_metrics(self.classes)
+        return shown_metrics(self.classes, self.bands)
 
     @cached_property
     def grades(self) -> dict[str, GradeScore]:
@@ -110,6 +114,7 @@ def evaluate(
     classes: list[str],
     split: Split,
     checkpoints: Collection[dict] = (),
+    bands: Bands | None = None,
 ) -> Evaluation:
     """Grade labelled photos. Those that cannot be read are left out.
 
@@ -120,6 +125,7 @@ def evaluate(
         classes: the grades that they all know.
         split: the photos.
         checkpoints: of the networks, which tell what they have learned.
+        bands: as `Evaluation` takes them.
 
     Raises:
         UserError: none of the photos can be read.
@@ -144,7 +150,7 @@ def evaluate(
     if not read:
         raise UserError("none of the photos can be read.")
     paths, labels = [split.paths[index] for index in read], split.labels[read].numpy()
-    evaluation = Evaluation(classes, paths, labels, torch.stack(probabilities).numpy(), unread)
+    evaluation = Evaluation(classes, paths, labels, torch.stack(probabilities).numpy(), unread, bands)
     rows = dataset_rows(paths)
     evaluation.in_training, evaluation.coins = find_in_training(paths, rows, checkpoints), count_coins(paths, rows)
     return evaluation
@@ -208,8 +214,8 @@ def write_report(
             (partial / name).write_bytes(picture)
             return name
 
-        shown = list(draw_coins(coins, evaluation.classes, model, store))
-        labels = draw_coins(list(doubtful), evaluation.classes, model, store)
+        shown = list(draw_coins(coins, evaluation.classes, evaluation.bands, model, store))
+        labels = draw_coins(list(doubtful), evaluation.classes, evaluation.bands, model, store)
         kinds = {"mistake": "mistakes", "right": "right, but least sure"}
         write_coins_page(
             "report.html",

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from coinkit.classes import describe_classes, likeliest_band
+from coinkit.classes import Bands, describe_classes
 from coinkit.cli import printable, usable_cores
 from coinkit.dataset import to_tensor
 from coinkit.faces import Faces, first_file, open_coin
@@ -46,6 +46,7 @@ class ShownCoin(NamedTuple):
 def draw_coins(
     coins: list[ShownCoin],
     classes: list[str],
+    bands: Bands,
     model: nn.Module,
     store: Callable[[bytes], str],
 ) -> Iterator[dict]:
@@ -54,6 +55,7 @@ def draw_coins(
     Args:
         coins: in the order of the page.
         classes: the names of the grades.
+        bands: that they are in.
         model: for the heatmaps, which show what spoke for the likeliest grade.
         store: takes a picture, a JPEG file, and returns its address on the page.
     """
@@ -65,7 +67,7 @@ def draw_coins(
         for coin, picture, heatmap in tqdm(drawn, "Drawing", len(coins), unit="coin", leave=False, disable=None):
             likeliest = coin.probabilities.argsort()[::-1][:TOP_K]
             top = [(classes[label], float(coin.probabilities[label])) for label in likeliest]
-            band = likeliest_band(coin.probabilities, classes)
+            band = bands.likeliest(coin.probabilities)
             band_note = ["Band {}: {:.0%}".format(*band)] if band else []
             full = coin.source or coin.path
             yield {
@@ -143,6 +145,7 @@ def write_grades(
     graded: list[tuple[Path | Faces, np.ndarray, str]],
     ungraded: dict[Path | Faces, str | PhotoError],
     classes: list[str],
+    bands: Bands,
     model: nn.Module,
     checkpoints: list[Path],
     target: Path,
@@ -153,6 +156,7 @@ def write_grades(
         graded: for each photo its path, the probabilities of its grades, (classes,), and a note, which may be "".
         ungraded: photos without a grade, with the reason.
         classes: the names of the grades.
+        bands: that they are in.
         model: for the heatmaps.
         checkpoints: that have graded the photos.
         target: the HTML file.
@@ -170,7 +174,7 @@ def write_grades(
             title=f"The grades of {len(coins)} coin{'s' if len(coins) != 1 else ''}",
             coins_text=text,
             about={"checkpoint": ", ".join(map(str, checkpoints))},
-            coins=list(draw_coins(shown, classes, model, partial(data_uri, kind="jpeg"))),
+            coins=list(draw_coins(shown, classes, bands, model, partial(data_uri, kind="jpeg"))),
             ungraded={printable(path): reason for path, reason in ungraded.items()},
             classes=classes,
             kinds={},

@@ -156,7 +156,7 @@ class Progress:
         Args:
             logits: (N, classes), of the validation photos.
             labels: (N,), the indices of their classes.
-            in_band: (classes, bands), as `coinkit.classes.bands_of` returns it.
+            in_band: (classes, bands), the `members` of `coinkit.classes.Bands`.
             temperature: of an epoch without validation photos.
         """
         self.epochs += 1

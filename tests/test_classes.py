@@ -165,7 +165,9 @@ def test_wrong_grades_and_classes_are_told(images, tmp_path):
     result = run_script("prepare_dataset.py", "--grades", "vf20", "f12", cwd=tmp_path)
     assert_fails(result, "no photos of f12", "but of g06, vf20")
     assert_fails(run_script("prepare_dataset.py", "--classes", "band", cwd=tmp_path), "Give bands, five")
-    assert_fails(run_script("prepare_dataset.py", "--classes", "no.csv", cwd=tmp_path), "no such table", "grade,class")
+    assert_fails(
+        run_script("prepare_dataset.py", "--classes", "no.csv", cwd=tmp_path), "there is no table", "grade,class"
+    )
     (tmp_path / "classes.csv").write_text("grade,class\nvf30,low\nms65,high\n")
     result = run_script("prepare_dataset.py", "--classes", "classes.csv", "--dry-run", cwd=tmp_path)
     assert "In the table of --classes, name classes after their grades" in result.stdout, result.stderr

@@ -89,6 +89,21 @@ def test_the_report_on_the_test_split(trained, tmp_path):
     assert all(after_training[name] == metrics[name] for name in ("checkpoint", "data", "photos", "confusion"))
 
 
+def test_bands_of_ones_own_have_an_accuracy(trained, tmp_path):
+    (tmp_path / "mine.csv").write_text("grade,class\ng6,worn\nvf30,worn\nms65,new\n")
+    result = evaluate(trained, "--bands", tmp_path / "mine.csv", "--output", tmp_path / "report")
+    assert result.returncode == 0, result.stderr
+    with (tmp_path / "report" / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    right = sum((float(row["ms65"]) > 0.5) == (row["true"] == "ms65") for row in rows)
+    assert re.search(rf"^accuracy of the band +{right / 9:.1%} ", result.stdout, re.MULTILINE)
+    page = (tmp_path / "report" / "index.html").read_text("utf-8")
+    assert ">accuracy of the band<" in page and {*re.findall(r"<p>Band (\w+): ", page)} <= {"worn", "new"}
+    (tmp_path / "mine.csv").write_text("grade,class\ng6,worn\n")
+    result = evaluate(trained, "--bands", tmp_path / "mine.csv", "--output", tmp_path / "report")
+    assert_fails(result, "has no line for vf30, ms65")
+
+
 def test_the_page_needs_only_its_folder_and_tells_what_is_wrong(trained, tmp_path):
     """Photos under wrong grades are mistakes; the user's own layout, other names of grades, and unreadable photos."""
     images = tmp_path / "images"

@@ -60,7 +60,7 @@ def test_the_band_is_that_with_the_largest_sum():
 def test_the_unsure_threshold_of_bands_is_that_of_their_sums():
     # Each photo's two likeliest grades are in the right band, so that the band is sure where the grade is not.
     logits = torch.tensor([[2.0, 2.1, -2.0]] * 20)
-    progress, in_band = Progress("runs"), torch.from_numpy(bands_of(["vf20", "vf30", "ms65"])[1])
+    progress, in_band = Progress("runs"), torch.from_numpy(bands_of(["vf20", "vf30", "ms65"]).members)
     progress.end_epoch(logits, torch.zeros(20, dtype=torch.long), in_band)
     assert progress.unsure_below > 0.5 and progress.unsure_band_below == 0.5
 

@@ -20,7 +20,7 @@ import predict as command
 from coin_classifier_custom import CoinClassifier
 from coinkit.augment import affine_faces
 from coinkit.checkpoints import FORMAT_VERSION, load_checkpoint
-from coinkit.classes import JOINED, has_bands
+from coinkit.classes import JOINED, bands_of
 from coinkit.cli import UserError
 from coinkit.dataset import normalise, to_tensor
 from coinkit.faces import Faces
@@ -262,7 +262,7 @@ def test_a_page_shows_the_least_sure_first_and_needs_no_other_file(trained, tmp_
     networks, classes = command.load_networks([trained / BEST], torch.device("cpu"))
     shares = np.array([[0.9, 0.1, 0], [0.6, 0.2, 0.2], [0.8, 0.1, 0.1]])
     photos = [(tmp_path / f"photos/g06/{index}.jpg", shares[index], "") for index in range(3)]
-    write_grades(photos, {}, classes, networks[0].model, [trained / BEST], page)
+    write_grades(photos, {}, classes, bands_of(classes), networks[0].model, [trained / BEST], page)
     assert "of which the model is least sure" in page.read_text("utf-8")
     assert re.findall(r'data-confidence="([\d.]+)"', page.read_text("utf-8")) == ["0.6", "0.8"]
 
@@ -323,18 +323,35 @@ def test_grades_are_summed_to_bands(trained, tmp_path):
     torch.save(content | {"unsure_band_below": share + 0.01}, checkpoint)
     result = predict(trained, photos[0], "--checkpoint", checkpoint)
     assert f"Band: {band}: {share:.2%}" in result.stdout and "Note: unsure of the band" in result.stdout
-    assert not has_bands(["g06", "vf30", "ms65"])
+    assert not bands_of(["g06", "vf30", "ms65"]).join
+
+    (tmp_path / "mine.csv").write_text("grade,class\nG4,worn\nG6,worn\nVF20,worn\nVF30,fine\nMS65,fine\n")
+    for bands, names, members in (
+        ("five", ["g", "vf", "ms"], [[0, 1], [2, 3], [4]]),
+        (tmp_path / "mine.csv", ["worn", "fine"], [[0, 1, 2], [3, 4]]),
+    ):
+        page = tmp_path / "bands.html"
+        result = predict(trained, *photos, "--checkpoint", checkpoint, "--bands", bands, "--json", "--html", page)
+        for line, shares in zip(parse_json(result), probabilities, strict=True):
+            sums = [shares[labels].sum().item() for labels in members]
+            assert (line["band"], line["band_confidence"]) == (
+                names[int(np.argmax(sums))],
+                pytest.approx(max(sums), abs=1e-5),
+            )
+            assert ("unsure of the band" in line["note"]) == (max(sums) < 0.5)  # though validation said otherwise
+            assert f"<p>Band {line['band']}: {max(sums):.0%}" in page.read_text("utf-8")
+    (tmp_path / "mine.csv").write_text("grade,class\nG4,worn\nG6,worn\nMS65,fine\n")
+    result = predict(trained, *photos, "--checkpoint", checkpoint, "--bands", tmp_path / "mine.csv")
+    assert_fails(result, "mine.csv has no line for vf20, vf30")
 
 
 def test_a_grade_outside_the_likeliest_band_is_noted():
+    classes = ["g06", "vf20", "vf30"]
+    bands = bands_of(classes)
     for shares, disagree in {(0.4, 0.3, 0.3): True, (0.4, 0.5, 0.1): False, (0.6, 0.2, 0.2): False}.items():
-        answer = command.make_prediction(
-            Path("photo.jpg"), torch.tensor(shares), [], ["g06", "vf20", "vf30"], 3, 0.0, 0.0
-        )
+        answer = command.make_prediction(Path("photo.jpg"), torch.tensor(shares), [], classes, bands, 3, 0.0, 0.0)
         assert answer.note == ("another band is likelier than that of the grade" if disagree else "")
-    unsure = command.make_prediction(
-        Path("a.jpg"), torch.tensor([0.4, 0.3, 0.3]), [], ["g06", "vf20", "vf30"], 3, 0, 0.9
-    )
+    unsure = command.make_prediction(Path("a.jpg"), torch.tensor([0.4, 0.3, 0.3]), [], classes, bands, 3, 0, 0.9)
     assert unsure.note == "unsure of the band"
 
 
