@@ -126,6 +126,9 @@ def main() -> int:
         from coinkit.review import write_grades
 
         write_grades(shown, ungraded, classes, bands, networks[0].model, args.checkpoint, args.html)
+    for what, path in {"table": args.csv, "page": args.html}.items():
+        if path:
+            tqdm.write(f"The {what} is in {path}.", file=sys.stderr)
     return 1 if ungraded or heatmaps_missing else 0
 
 
@@ -226,7 +229,7 @@ def make_prediction(
         notes.append("unsure of the band")
     elif band and bands.of_class(labels[0]) != band[0]:
         notes.append("another band is likelier than that of the grade")
-    return Prediction(path, top, band, ", ".join(notes))
+    return Prediction(path, top, band, "; ".join(notes))
 
 
 def heatmap_paths(target: Path, paths: list[Path | Faces]) -> dict[Path | Faces, Path]:

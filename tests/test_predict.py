@@ -209,16 +209,16 @@ def test_many_photos_get_a_line_and_a_row_each_with_what_is_odd_about_them(train
     draw_photo(2, (40, 20)).save(folder / "small and ünnamed.png")
     Image.new("RGB", (240, 120), (20, 60, 200)).save(folder / "blank.png")
     result = predict(trained, folder, "--min-confidence", 1, "--top-k", 2, "--csv", tmp_path / "tables/grades.csv")
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.returncode, result.stderr) == (0, f"The table is in {tmp_path / 'tables/grades.csv'}.\n")
     assert not set("\r\x1b") & set(result.stdout)
 
     with (tmp_path / "tables/grades.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["photo", "grade", "confidence", "note", "grade_2", "confidence_2"]
     notes = {str(Path(row["photo"]).relative_to(folder)): row["note"] for row in rows}
-    assert notes.pop("square.png") == "looks like one face (give both with --faces), unsure"
-    assert notes.pop("small and ünnamed.png") == "small, unsure"
-    assert notes.pop("blank.png") == "blank, unsure"
+    assert notes.pop("square.png") == "looks like one face (give both with --faces); unsure"
+    assert notes.pop("small and ünnamed.png") == "small; unsure"
+    assert notes.pop("blank.png") == "blank; unsure"
     assert list(notes.values()) == ["unsure"] * 3
     assert all(1 > float(row["confidence"]) >= float(row["confidence_2"]) > 0 for row in rows)
 
@@ -458,7 +458,7 @@ def test_coins_without_a_partner_are_in_the_table_even_if_all_are(trained, tmp_p
         (tmp_path / name).parent.mkdir()
         shutil.copy(trained / "coin_dataset/test/ms65/0.jpg", tmp_path / name)
     result = predict(trained, tmp_path, "--csv", tmp_path / "grades.csv")
-    assert result.returncode == 1 and result.stderr.count("\n") == 2
+    assert result.returncode == 1 and result.stderr.count("\n") == 3
     rows = (tmp_path / "grades.csv").read_text("utf-8-sig").splitlines()
     assert len(rows) == 3 and all("partner" in row or "no photo" in row for row in rows[1:])
 
@@ -514,7 +514,8 @@ def test_a_reader_that_closes_the_pipe_does_not_lose_the_files(trained, tmp_path
     options = {"cwd": trained, "env": os.environ | {"PYTHONUNBUFFERED": "1"}}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
         process.stdout.close()
-        assert process.stderr.read().decode() == ""
+        told = [f"The table is in {table}.", f"The page is in {page}."] if files else []
+        assert process.stderr.read().decode().splitlines() == told
     assert process.returncode == (0 if files else 141)
     if files:
         assert len(table.read_text("utf-8-sig").splitlines()) == 1 + 9 and page.read_text("utf-8").count("<h3") == 9
