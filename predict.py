@@ -58,7 +58,7 @@ class Prediction(NamedTuple):
 
     photo: Path | Faces
     top: list[tuple[str, float]]  # the likeliest grades and their probabilities, the likeliest first
-    band: tuple[str, float] | None  # the likeliest band; None if each grade is a band of its own
+    band: tuple[str, float] | None  # the likeliest band; None if it is not to be told
     note: str  # "" if there is nothing to note
 
 
@@ -95,7 +95,7 @@ def main() -> int:
         format_prediction = partial(format_line, widths=widths)
         if explained := describe_classes(classes):
             tqdm.write(explained, file=sys.stderr)
-        if bands.join:  # of two answers in a line, it is told which is which
+        if bands.tell:  # of two answers in a line, it is told which is which
             tell(pad_line("photo", [("grade", "confidence"), ("band", "confidence")], "note", widths))
 
     shown, ungraded, heatmaps_missing = [], {}, 0
@@ -305,7 +305,7 @@ def csv_table(path: Path, top_k: int, bands: Bands) -> Iterator[Any]:
     """Yield a CSV writer for rows of `format_row`; the file is there only when all rows are."""
     with atomic_write(path) as part, table_writer(part) as table:
         others = [f"{column}_{rank}" for rank in range(2, top_k + 1) for column in ("grade", "confidence")]
-        band = ["band", "band_confidence"] if bands.join else []
+        band = ["band", "band_confidence"] if bands.tell else []
         table.writerow(["photo", "grade", "confidence", "note", *others, *band])
         yield table
 

@@ -103,11 +103,7 @@ class Bands(NamedTuple):
 
     names: list[str]
     members: np.ndarray  # (classes, bands), 1.0 where a class is in a band; probabilities of classes @ members are sums
-
-    @property
-    def join(self) -> bool:
-        """Whether several of the classes are in one band."""
-        return len(self.names) < len(self.members)
+    tell: bool  # whether to tell a coin's band; not if each class is a band of its own, and nobody asked
 
     def of_class(self, label: int) -> str:
         """Return the band of a class, given by its index."""
@@ -116,9 +112,9 @@ class Bands(NamedTuple):
     def likeliest(self, probabilities: np.ndarray) -> tuple[str, float] | None:
         """Return the likeliest band of a coin and its probability, from those of its classes, (classes,).
 
-        None if each class is a band of its own.
+        None if it is not to be told.
         """
-        if not self.join:
+        if not self.tell:
             return None
         shares = probabilities @ self.members
         return self.names[shares.argmax()], round(float(shares.max()), 6)
@@ -140,7 +136,7 @@ def bands_of(classes: list[str], choice: str | None = None) -> Bands:
         raise UserError(f"--bands {choice} has no line for {', '.join(missing)}: it needs one for each grade.")
     names = list(dict.fromkeys(band_of[name] for name in classes))
     members = [[band_of[name] == band for band in names] for name in classes]
-    return Bands(names, np.array(members, dtype=np.float32))
+    return Bands(names, np.array(members, dtype=np.float32), tell=bool(choice) or len(names) < len(classes))
 
 
 def joined_by(classes: list[str]) -> list[str]:

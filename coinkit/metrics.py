@@ -218,7 +218,7 @@ METRICS = {  # by their keys in metrics.json
 def shown_metrics(classes: list[str], bands: Bands | None = None) -> dict[str, Metric]:
     """Return the `METRICS` without those that say nothing of these classes, and of the bands that they are in."""
     hidden = set()
-    if not (bands or bands_of(classes)).join:
+    if not (bands or bands_of(classes)).tell:
         hidden.add("band_accuracy")  # which is the accuracy
     if not all(re.search(r"\d", name) for name in classes):
         hidden.add("mae_sheldon")  # a class of several grades has no number

@@ -323,7 +323,7 @@ def test_grades_are_summed_to_bands(trained, tmp_path):
     torch.save(content | {"unsure_band_below": share + 0.01}, checkpoint)
     result = predict(trained, photos[0], "--checkpoint", checkpoint)
     assert f"Band: {band}: {share:.2%}" in result.stdout and "Note: unsure of the band" in result.stdout
-    assert not bands_of(["g06", "vf30", "ms65"]).join
+    assert not bands_of(["g06", "vf30", "ms65"]).tell and bands_of(["g06", "vf30", "ms65"], "five").tell
 
     (tmp_path / "mine.csv").write_text("grade,class\nG4,worn\nG6,worn\nVF20,worn\nVF30,fine\nMS65,fine\n")
     for bands, names, members in (
