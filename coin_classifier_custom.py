@@ -34,6 +34,7 @@ from coinkit import checkpoints, distributed, optim
 from coinkit.augment import augment
 from coinkit.backbones import BACKBONES, Backbone, architecture_options, make_model
 from coinkit.calibration import estimate_temperature
+from coinkit.classes import bands_of
 from coinkit.cli import (
     ArgumentParser,
     UserError,
@@ -463,7 +464,7 @@ class Trainer:
         train, is_first = progress.train_metrics(), not progress.best_epoch
         progress.learned = share_learned(train["loss"], self.targets.cpu(), self.train.labels, self.class_weights.cpu())
         estimate = estimate_temperature(self.targets.cpu(), self.train.labels, train["accuracy"])
-        is_best = progress.end_epoch(logits, labels, torch.from_numpy(evaluation.bands.members), estimate)
+        is_best = progress.end_epoch(logits, labels, torch.from_numpy(bands_of(self.classes).members), estimate)
         log.epoch(progress.epochs, train, val if len(labels) else {}, evaluation)
         is_last = self.finished()
         if is_last and len(labels):
@@ -659,7 +660,8 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     elif unfinished := checkpoints.describe_unfinished(last):
         print(unfinished)
     print(f"Watch it: tensorboard --logdir={quoted(trainer.log_dir.parent)}\n", flush=True)
-    photo = "--faces obverse.jpg reverse.jpg" if trainer.has_pairs else "photo.jpg"
+    photo = "photo.jpg --cut" if trainer.cut_out else "photo.jpg"
+    photo = "--faces obverse.jpg reverse.jpg" if trainer.has_pairs else photo
     to_predict = f"python predict.py{'' if best == Path(BEST) else f' --checkpoint {quoted(best)}'} {photo}"
     try:
         with require_disk_space(checkpoints.bytes_to_write(parameters, resumed=bool(args.resume)), args.output):

@@ -32,7 +32,7 @@ from coinkit.devices import find_device
 from coinkit.faces import find_coins, first_file
 from coinkit.files import is_hidden
 from coinkit.grades import class_name
-from coinkit.inference import build_networks
+from coinkit.inference import Network, answer_in_bands, build_networks
 from coinkit.label_errors import doubtful_in_checkpoint
 from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, SPLITS, find_photos
 from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report
@@ -53,17 +53,18 @@ def main() -> int:
         raise UserError(f"{args.data} is a dataset, whose photos are not cut out again: leave out --cut.")
     device = find_device(args.device)
     checkpoints = {path: load_checkpoint(path) for path in args.checkpoint}
-    networks, classes = build_networks(checkpoints, device)
+    networks, classes = build_graders(checkpoints, device, args.classes)
     photos, alone = find_labelled_photos(folder, classes, args.cut, args.classes, args.keep_variants)
-    evaluation = evaluate(networks, classes, photos, checkpoints.values(), bands_of(classes, args.bands))
+    evaluation = evaluate(networks, classes, photos, checkpoints.values())
     evaluation.unread |= alone
-    comparison = compare(args.against, evaluation, device) if args.against else None
+    comparison = compare(args.against, evaluation, device, args.classes) if args.against else None
 
     path, checkpoint = next(iter(checkpoints.items()))
-    training = training_of(path, checkpoint) if len(checkpoints) == 1 else None
+    is_as_learned = classes == checkpoint["classes"]  # and not joined to wider ones
+    training = training_of(path, checkpoint) if len(checkpoints) == 1 and is_as_learned else None
     words = summarise_in_words(evaluation, training)
     about = {"checkpoint": ", ".join(map(str, args.checkpoint)), "data": str(folder)}
-    doubtful = find_doubtful_labels(args.data, path, checkpoint) if folder != args.data else []
+    doubtful = find_doubtful_labels(args.data, path, checkpoint) if folder != args.data and is_as_learned else []
     try:
         write_report(evaluation, networks[0].model, words, about, args.output, comparison, doubtful)
     finally:  # after the report, since the reader of the output (head, less) may end; but also if it failed
@@ -83,11 +84,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--data", type=Path, default=DATASET, help=data_help)
     add("--cut", action="store_true", help="cut the coins out of photos of both faces")
-    classes_help = "join the grades of the folders, as prepare_dataset.py --classes does"
+    classes_help = "join the grades of the folders, and of the network, as prepare_dataset.py --classes does"
     add("--classes", metavar="bands|five|FILE.csv", help=classes_help)
     add("--keep-variants", action="store_true", help="with --classes: keep au58+ apart from au58")
-    bands_help = "answer also in these bands (default: those of the scale)"
-    add("--bands", metavar="five|FILE.csv", help=bands_help)
     add("--split", choices=SPLITS, help="which split of a dataset (default: test)")
     add(
         "--checkpoint",
@@ -130,14 +129,29 @@ def training_of(path: Path, checkpoint: dict) -> Training | None:
         return Training.of(progress, last_epoch, config)
 
 
-def compare(against: Path, evaluation: Evaluation, device: torch.device) -> Comparison:
-    """Return how another network grades the photos that were evaluated.
+def build_graders(
+    checkpoints: dict[Path, dict], device: torch.device, joined: str | None
+) -> tuple[list[Network], list[str]]:
+    """Return the networks of checkpoints, and the classes that they name: what they have learned, or --classes joins.
+
+    Raises:
+        UserError: what `build_networks` and `bands_of` say.
+    """
+    networks, classes = build_networks(checkpoints, device)
+    bands = bands_of(classes, joined) if joined else None
+    if not bands or bands.names == classes:
+        return networks, classes
+    return [answer_in_bands(network, bands) for network in networks], bands.names
+
+
+def compare(against: Path, evaluation: Evaluation, device: torch.device, joined: str | None) -> Comparison:
+    """Return how another network grades the photos that were evaluated; `joined` is what --classes says.
 
     Raises:
         UserError: it knows other grades, or a photo cannot be read a second time.
     """
     checkpoint = load_checkpoint(against)
-    networks, classes = build_networks({against: checkpoint}, device)
+    networks, classes = build_graders({against: checkpoint}, device, joined)
     if classes != evaluation.classes:
         raise UserError(f"{against} has other grades: compare networks of the same grades.")
     photos = Split(evaluation.paths, torch.from_numpy(evaluation.predictions.labels))

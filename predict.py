@@ -44,13 +44,12 @@ from coinkit.dataset import to_tensor
 from coinkit.devices import find_device
 from coinkit.faces import Faces, files_of, find_coins, first_file, open_coin
 from coinkit.files import atomic_write, is_system_file, short_name
-from coinkit.inference import TTA_VIEWS, grade_photos, load_networks
+from coinkit.inference import TTA_VIEWS, UNSURE_BELOW, grade_photos, load_networks
 from coinkit.photos import ONE_FACE, SUFFIXES, PhotoError, find_photos
 from coinkit.tables import table_writer
 
 TOP_K = 3
 HEATMAP_WIDTH = 1024  # pixels
-UNSURE_BELOW = 0.5  # of bands that validation has not tried: of a calibrated confidence
 
 
 class Prediction(NamedTuple):
@@ -70,12 +69,12 @@ def main() -> int:
     heatmap_of = heatmap_paths(args.heatmap, paths) if args.heatmap and paths else {}
     networks, classes = load_networks(args.checkpoint, find_device(args.device))
     top_k = min(args.top_k, len(classes))
-    bands = bands_of(classes, args.bands)
+    bands = bands_of(classes, args.classes)
     thresholds = [args.min_confidence] * 2  # of the grade, and of the band
     if args.min_confidence is None:  # what validation says; of several networks, the mean
         thresholds = [
             mean(network.unsure_below for network in networks),
-            UNSURE_BELOW if args.bands else mean(network.unsure_band_below for network in networks),
+            UNSURE_BELOW if args.classes else mean(network.unsure_band_below for network in networks),
         ]
 
     def tell(line: str) -> None:
@@ -148,8 +147,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--top-k", type=int, default=TOP_K, help="how many grades to show")
     unsure_help = "below this, 0 to 1, the note says unsure (default: where a grade is more often wrong than right)"
     add("--min-confidence", type=float, metavar="SHARE", help=unsure_help)
-    bands_help = "answer also in these bands, whose probabilities are sums (default: those of the scale)"
-    add("--bands", metavar="five|FILE.csv", help=bands_help)
+    classes_help = "name also the class that joins grades, as prepare_dataset.py --classes does (default: bands)"
+    add("--classes", metavar="bands|five|FILE.csv", help=classes_help)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--json", action="store_true", help="print a line of JSON for each photo")
     add("--csv", type=Path, metavar="FILE.csv", help="write a table with a row for each photo")
@@ -227,7 +226,7 @@ def make_prediction(
         notes.append("unsure")
     if band and band[1] < min_band_confidence:
         notes.append("unsure of the band")
-    elif band and bands.of_class(labels[0]) != band[0]:
+    if band and bands.of_class(labels[0]) != band[0]:
         notes.append("another band is likelier than that of the grade")
     return Prediction(path, top, band, "; ".join(notes))
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coinkit.cli import UserError, config_to_flags, in_a_line, is_out_of_memory
+from coinkit.cli import UserError, config_to_flags, in_a_line, is_out_of_memory, quoted
 from coinkit.files import atomic_link, atomic_write
 from coinkit.training_progress import Progress
 
@@ -360,7 +360,7 @@ def describe_unfinished(last: Path) -> str:
         return ""
     return (
         f"The run before this one has done {progress.epochs} of its {num_epochs} epochs. To go on with it instead, "
-        f"stop this one, and add --resume {previous_of(last).name} to the command."
+        f"stop this one: python coin_classifier_custom.py --resume {quoted(previous_of(last))}"
     )
 
 

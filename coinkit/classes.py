@@ -57,18 +57,20 @@ def read_classes(path: Path, keep_variants: bool) -> dict[str, str]:
     """
     if not path.is_file():
         raise UserError(
-            f"there is no table {path}. Give {', '.join(JOINED)}, or a CSV file with the first line "
+            f"--classes {path}: there is no such table. Give {', '.join(JOINED)}, or a CSV file with the first line "
             "grade,class and a line for each grade: vf20,vf"
         )
     class_of = {}
     with table_reader(path) as rows:
         try:
             if not {"grade", "class"} <= {*rows.fieldnames}:
-                raise ValueError
+                raise UserError(f"{path}: the first line must be grade,class, and the others like vf20,vf")
             for row in rows:
                 grade, name = class_name(row["grade"], keep_variants), class_name(row["class"], keep_variants=True)
                 if not grade or not name or name.startswith(".") or NOT_IN_A_NAME.search(name):
                     raise ValueError
+                if RANGE.fullmatch(row["grade"]):
+                    raise UserError(f"{path}, grade {row['grade'].strip()}: write a line for each grade.")
                 if RANGE.fullmatch(row["class"]):
                     advice = "name a class after its lowest grade, such as f12 or f, which has a place on the scale"
                     raise UserError(f"{path}, class {row['class'].strip()}: {advice}.")
@@ -99,7 +101,7 @@ def join_grade(grade: str, lowest: dict[str, int]) -> str:
 
 
 class Bands(NamedTuple):
-    """Bands that join classes: those of the scale, or others (--bands)."""
+    """Bands that join classes: those of the scale, or others (--classes)."""
 
     names: list[str]
     members: np.ndarray  # (classes, bands), 1.0 where a class is in a band; probabilities of classes @ members are sums
@@ -121,7 +123,7 @@ class Bands(NamedTuple):
 
 
 def bands_of(classes: list[str], choice: str | None = None) -> Bands:
-    """Return the bands that classes are in.
+    """Return the bands that classes are in. A class that is one of the bands already stays it.
 
     Args:
         classes: names of grades. One that is not on the scale is a band of its own, if no file says otherwise.
@@ -130,11 +132,16 @@ def bands_of(classes: list[str], choice: str | None = None) -> Bands:
     Raises:
         UserError: the file has a mistake, or lacks one of the classes.
     """
-    have_variants = any(class_name(name) != name for name in classes)
-    band_of = choose_classes(classes, None, choice or "bands", have_variants)
+    lowest = JOINED.get(choice or "bands")
+    if lowest:
+        band_of = {name: join_grade(name, lowest) for name in classes}
+    else:
+        have_variants = any(class_name(name) != name for name in classes)
+        table = read_classes(home_path(choice), have_variants)
+        band_of = {band: band for band in table.values()} | table
     if missing := [name for name in classes if name not in band_of]:
-        raise UserError(f"--bands {choice} has no line for {', '.join(missing)}: it needs one for each grade.")
-    names = list(dict.fromkeys(band_of[name] for name in classes))
+        raise UserError(f"{choice} has no line for {', '.join(missing)}: the network knows this, too.")
+    names = sorted({band_of[name] for name in classes}, key=scale_order)
     members = [[band_of[name] == band for band in names] for name in classes]
     return Bands(names, np.array(members, dtype=np.float32), tell=bool(choice) or len(names) < len(classes))
 

@@ -46,6 +46,8 @@ class ArgumentParser(argparse.ArgumentParser):
             name = next((text.partition("=")[0] for text in unknown if text.startswith("-")), unknown[0])
             flags = [flag for action in self._actions for flag in action.option_strings]
             nearest = difflib.get_close_matches(name, flags, n=1, cutoff=LEAST_LIKENESS)
+            if name.startswith("--") and (others := scripts_with(name)):
+                self.error(f"{name} belongs to {', '.join(others)}")
             self.error(f"unknown argument {name}" + "".join(f": did you mean {flag}?" for flag in nearest))
         return options
 
@@ -75,6 +77,12 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         if isinstance(action.default, list | tuple):
             return f"{action.help} (default: {' '.join(map(str, action.default))})"
         return super()._get_help_string(action)
+
+
+def scripts_with(flag: str) -> list[str]:
+    """Return the names of the scripts that take a flag."""
+    scripts = sorted(Path(__file__).parent.parent.glob("*.py"))
+    return [script.name for script in scripts if f'"{flag}"' in script.read_text("utf-8")]
 
 
 def run(main: Callable[[], int | None], to_go_on: str = "") -> None:

@@ -163,8 +163,8 @@ def print_doubtful_counts(photos: list[Photo]) -> None:
     middle, bands = median(totals.values()), bands_of(sorted(totals, key=scale_order)).names
     if middle < PHOTO_COUNT_RATINGS["usable"] and 1 < len(bands) < len(totals):
         print(
-            f"\nMost of the {len(totals)} grades have too few photos (median: {middle:g}). --classes bands, or five, "
-            "joins grades: a network tells such classes apart far better (docs/classes.md)."
+            f"\nMost of the {len(totals)} grades have too few photos (median: {middle:g}): single grades will often be "
+            "wrong. Classes that join them are far surer: docs/classes.md says how to get these."
         )
     imbalance = max(totals.values()) / min(totals.values())
     if imbalance > 1:

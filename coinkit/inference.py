@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from coinkit.augment import affine_faces
 from coinkit.backbones import make_model, with_defaults
 from coinkit.checkpoints import assign_weights, damage_as_user_error, load_checkpoint
+from coinkit.classes import Bands
 from coinkit.cli import UserError, usable_cores
 from coinkit.coin_finder import is_cut_out
 from coinkit.dataset import normalise, to_tensor
@@ -26,6 +27,8 @@ BATCH_SIZE = 8  # photos at once
 # The views that --tta adds to the photo as it is: each face turned (degrees), and shifted to the left and upwards
 # (shares of a face), less than half as far as in training. No view is mirrored, since no real coin is.
 TTA_VIEWS = ((-4, 0, 0), (4, 0, 0), (0, -0.015, -0.015), (0, 0.015, 0.015))
+
+UNSURE_BELOW = 0.5  # of bands that validation has not tried: of a calibrated confidence
 
 # Notes on a photo that is not like those of the training.
 NOT_CUT_OUT = "not cut out as in training: add --cut"
@@ -52,6 +55,32 @@ class LoadedPhoto(NamedTuple):
 
     pixels: dict[tuple[int, int], Tensor]
     notes: list[str]
+
+
+class AnswerInBands(nn.Module):
+    """A trained network that answers in bands: its logits are the logarithms of the bands' probabilities.
+
+    Args:
+        network: which names the grades.
+        bands: of these.
+    """
+
+    def __init__(self, network: Network, bands: Bands):
+        super().__init__()
+        self.model, self.temperature = network.model, network.temperature
+        self.log_members = torch.from_numpy(bands.members).log().to(device_of(network.model))
+        self.image_width, self.image_height = network.size
+        self.heatmap_layer = f"model.{network.model.heatmap_layer}"
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """Return the logits of the bands, (N, bands), for photos as the network takes them."""
+        log_probabilities = (self.model(photos).float() / self.temperature).log_softmax(dim=1)
+        return (log_probabilities[:, :, None] + self.log_members).logsumexp(dim=1)
+
+
+def answer_in_bands(network: Network, bands: Bands) -> Network:
+    """Return a network that answers in bands, for one that names the grades."""
+    return Network(AnswerInBands(network, bands).eval(), 1.0, UNSURE_BELOW, UNSURE_BELOW, network.cut_out)
 
 
 def build_model(checkpoint: dict, path: Path) -> nn.Module:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coinkit.classes import Bands, bands_of
+from coinkit.classes import bands_of
 from coinkit.grades import sheldon_number
 
 CONFIDENCE_LEVEL = 0.95  # of intervals
@@ -30,24 +30,21 @@ class Predictions(NamedTuple):
     confidence: np.ndarray  # (N,), the probabilities of these
     error: np.ndarray  # (N,), grades between the true and the predicted one: places in the list of classes
     sheldon_error: np.ndarray  # (N,), points of the Sheldon scale between the two; nan if one is not on the scale
-    right_band: np.ndarray  # (N,), whether the likeliest band is that of the true grade
+    right_band: np.ndarray  # (N,), whether the likeliest band of the scale is that of the true grade
 
     @classmethod
-    def from_probabilities(
-        cls, probabilities: np.ndarray, labels: np.ndarray, classes: list[str], bands: Bands | None = None
-    ) -> "Predictions":
+    def from_probabilities(cls, probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> "Predictions":
         """Return the predictions of probabilities (N, classes) for photos with labels (N,).
 
         Args:
             probabilities: of each class, 0 to 1.
             labels: the indices of the true classes.
             classes: the names of the grades, in the order of the scale.
-            bands: that they are in; None for those of the scale.
         """
         predicted = probabilities.argmax(axis=1)
         points = np.array([number if (number := sheldon_number(name)) else math.nan for name in classes])
         error, sheldon_error = np.abs(predicted - labels), np.abs(points[predicted] - points[labels])
-        in_band = (bands or bands_of(classes)).members
+        in_band = bands_of(classes).members
         right_band = (probabilities @ in_band).argmax(axis=1) == in_band.argmax(axis=1)[labels]
         return cls(probabilities, labels, predicted, probabilities.max(axis=1), error, sheldon_error, right_band)
 
@@ -170,7 +167,7 @@ METRICS = {  # by their keys in metrics.json
     "band_accuracy": Metric(
         "accuracy of the band",
         ".1%",
-        "share of the photos given their band, such as vf for vf20 and vf30",
+        "share of the photos given their band of the scale, such as vf for vf20 and vf30",
         lambda p: np.mean(p.right_band),
         interval="Wilson",
     ),
@@ -215,10 +212,10 @@ METRICS = {  # by their keys in metrics.json
 }
 
 
-def shown_metrics(classes: list[str], bands: Bands | None = None) -> dict[str, Metric]:
-    """Return the `METRICS` without those that say nothing of these classes, and of the bands that they are in."""
+def shown_metrics(classes: list[str]) -> dict[str, Metric]:
+    """Return the `METRICS` without those that say nothing of these classes."""
     hidden = set()
-    if not (bands or bands_of(classes)).tell:
+    if not bands_of(classes).tell:
         hidden.add("band_accuracy")  # which is the accuracy
     if not all(re.search(r"\d", name) for name in classes):
         hidden.add("mae_sheldon")  # a class of several grades has no number

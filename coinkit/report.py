@@ -25,7 +25,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from coinkit.classes import Bands, bands_of
+from coinkit.classes import bands_of
 from coinkit.cli import UserError, printable
 from coinkit.comparison import Comparison
 from coinkit.dataset import Split
@@ -65,7 +65,6 @@ class Evaluation:
         labels: (N,), the indices of their true classes.
         probabilities: (N, classes), 0 to 1.
         unread: the photos that could not be read, and why.
-        bands: that the classes are in; None for those of the scale.
 
     Attributes:
         in_training: whether the model was trained on a photo, (N,), bool; all False if that is not known.
@@ -79,11 +78,9 @@ class Evaluation:
         labels: np.ndarray,
         probabilities: np.ndarray,
         unread: dict[Path | Faces, PhotoError],
-        bands: Bands | None = None,
     ):
         self.classes, self.paths, self.unread = classes, paths, unread
-        self.bands = bands or bands_of(classes)
-        self.predictions = Predictions.from_probabilities(probabilities, labels, classes, self.bands)
+        self.predictions = Predictions.from_probabilities(probabilities, labels, classes)
         self.confusion = confusion_matrix(self.predictions.predicted, labels, len(classes))
         self.in_training = np.zeros(len(labels), dtype=bool)
         self.coins = len(paths)
@@ -96,7 +93,7 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, Metric]:
         """The metrics to show."""
-        return shown_metrics(self.classes, self.bands)
+        return shown_metrics(self.classes)
 
     @cached_property
     def grades(self) -> dict[str, GradeScore]:
@@ -114,7 +111,6 @@ def evaluate(
     classes: list[str],
     split: Split,
     checkpoints: Collection[dict] = (),
-    bands: Bands | None = None,
 ) -> Evaluation:
     """Grade labelled photos. Those that cannot be read are left out.
 
@@ -125,7 +121,6 @@ def evaluate(
         classes: the grades that they all know.
         split: the photos.
         checkpoints: of the networks, which tell what they have learned.
-        bands: as `Evaluation` takes them.
 
     Raises:
         UserError: none of the photos can be read.
@@ -150,7 +145,7 @@ def evaluate(
     if not read:
         raise UserError("none of the photos can be read.")
     paths, labels = [split.paths[index] for index in read], split.labels[read].numpy()
-    evaluation = Evaluation(classes, paths, labels, torch.stack(probabilities).numpy(), unread, bands)
+    evaluation = Evaluation(classes, paths, labels, torch.stack(probabilities).numpy(), unread)
     rows = dataset_rows(paths)
     evaluation.in_training, evaluation.coins = find_in_training(paths, rows, checkpoints), count_coins(paths, rows)
     return evaluation
@@ -194,6 +189,7 @@ def write_report(
     Raises:
         UserError: what `check_report` says, or it cannot be written.
     """
+    bands = bands_of(evaluation.classes)
     confusion = confusion_chart(evaluation.confusion, evaluation.classes)
     reliability = reliability_diagram(evaluation.predictions.confidence, evaluation.predictions.correct)
     coins = coins_to_check(evaluation, comparison)
@@ -214,8 +210,8 @@ def write_report(
             (partial / name).write_bytes(picture)
             return name
 
-        shown = list(draw_coins(coins, evaluation.classes, evaluation.bands, model, store))
-        labels = draw_coins(list(doubtful), evaluation.classes, evaluation.bands, model, store)
+        shown = list(draw_coins(coins, evaluation.classes, bands, model, store))
+        labels = draw_coins(list(doubtful), evaluation.classes, bands, model, store)
         kinds = {"mistake": "mistakes", "right": "right, but least sure"}
         write_coins_page(
             "report.html",

@@ -133,8 +133,10 @@ def test_a_table_of_classes_is_read_from_any_spreadsheet(images, tmp_path):
         ("grade,class\nvf20,circ.\n", ["line 2: write a grade"]),
         ("grade,class\nvf20,Aux\n", ["line 2: write a grade"]),
         ("grade,class\nvf20,VF20-35\n", ["class VF20-35: name a class after its lowest grade"]),
+        ("grade,class\nG4-G6,g\n", ["grade G4-G6: write a line for each grade"]),
         ("grade,class\ng04,g\nvf20,\n", ["line 3: write a grade"]),
-        ("vf20,vf\n", ["grade,class"]),
+        ("vf20,vf\n", ["the first line must be grade,class"]),
+        ("grade,band\nvf20,vf\n", ["the first line must be grade,class"]),
         ("grade,class\nvf20\n", ["line 2: write a grade"]),
         ("\0" * 200_000, ["classes.csv is damaged, or no CSV table"]),
     ],
@@ -165,9 +167,7 @@ def test_wrong_grades_and_classes_are_told(images, tmp_path):
     result = run_script("prepare_dataset.py", "--grades", "vf20", "f12", cwd=tmp_path)
     assert_fails(result, "no photos of f12", "but of g06, vf20")
     assert_fails(run_script("prepare_dataset.py", "--classes", "band", cwd=tmp_path), "Give bands, five")
-    assert_fails(
-        run_script("prepare_dataset.py", "--classes", "no.csv", cwd=tmp_path), "there is no table", "grade,class"
-    )
+    assert_fails(run_script("prepare_dataset.py", "--classes", "no.csv", cwd=tmp_path), "no such table", "grade,class")
     (tmp_path / "classes.csv").write_text("grade,class\nvf30,low\nms65,high\n")
     result = run_script("prepare_dataset.py", "--classes", "classes.csv", "--dry-run", cwd=tmp_path)
     assert "In the table of --classes, name classes after their grades" in result.stdout, result.stderr

@@ -204,6 +204,20 @@ def test_a_mistyped_flag_is_answered_with_the_nearest(monkeypatch, capsys, scrip
     assert capsys.readouterr().err == f"Error: unknown argument {message} (--help explains the options)\n"
 
 
+@pytest.mark.parametrize(
+    ("script", "flag", "message"),
+    [
+        ("coin_classifier_custom", "--classes", "--classes belongs to evaluate.py, predict.py, prepare_dataset.py"),
+        ("predict", "--preset", "--preset belongs to coin_classifier_custom.py"),
+    ],
+)
+def test_a_flag_of_another_script_is_answered_with_its_name(monkeypatch, capsys, script, flag, message):
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", flag, "five"])
+    with pytest.raises(SystemExit):
+        importlib.import_module(script).main()
+    assert capsys.readouterr().err == f"Error: {message} (--help explains the options)\n"
+
+
 @POSIX
 def test_an_output_that_is_a_file_is_said_in_words(images, trained, tmp_path):
     (tmp_path / "taken").write_text("mine")

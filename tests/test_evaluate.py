@@ -89,18 +89,28 @@ def test_the_report_on_the_test_split(trained, tmp_path):
     assert all(after_training[name] == metrics[name] for name in ("checkpoint", "data", "photos", "confusion"))
 
 
-def test_bands_of_ones_own_have_an_accuracy(trained, tmp_path):
+def test_single_grades_are_tested_in_wider_classes(trained, tmp_path):
     (tmp_path / "mine.csv").write_text("grade,class\ng6,worn\nvf30,worn\nms65,new\n")
-    result = evaluate(trained, "--bands", tmp_path / "mine.csv", "--output", tmp_path / "report")
-    assert result.returncode == 0, result.stderr
-    with (tmp_path / "report" / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    right = sum((float(row["ms65"]) > 0.5) == (row["true"] == "ms65") for row in rows)
-    assert re.search(rf"^accuracy of the band +{right / 9:.1%} ", result.stdout, re.MULTILINE)
-    page = (tmp_path / "report" / "index.html").read_text("utf-8")
-    assert ">accuracy of the band<" in page and {*re.findall(r"<p>Band (\w+): ", page)} <= {"worn", "new"}
+    options = ("--classes", tmp_path / "mine.csv", "--against", BEST)
+    for name, more in (("single", ()), ("joined", options)):
+        result = evaluate(trained, *more, "--output", tmp_path / name)
+        assert result.returncode == 0, result.stderr
+    single, joined = (
+        {Path(row["photo"]): row for row in csv.DictReader(file.read_text("utf-8-sig").splitlines())}
+        for file in (tmp_path / name / "predictions.csv" for name in ("single", "joined"))
+    )
+    assert single.keys() == joined.keys()
+    for photo, row in joined.items():
+        worn = float(single[photo]["g06"]) + float(single[photo]["vf30"])
+        assert (float(row["worn"]), float(row["new"])) == pytest.approx((worn, 1 - worn), abs=3e-4)
+        assert row["true"] == ("new" if single[photo]["true"] == "ms65" else "worn")
+        assert row["predicted"] == ("worn" if worn > 0.5 else "new")
+    metrics = read_metrics(tmp_path / "joined")
+    assert metrics["classes"] == ["new", "worn"] and sum(map(sum, metrics["confusion"])) == 9
+    assert "It was trained" not in result.stdout  # which is told of the grades that it learned
+    assert "The two give different grades to 0 of 9 photos" in result.stdout
     (tmp_path / "mine.csv").write_text("grade,class\ng6,worn\n")
-    result = evaluate(trained, "--bands", tmp_path / "mine.csv", "--output", tmp_path / "report")
+    result = evaluate(trained, "--classes", tmp_path / "mine.csv", "--output", tmp_path / "joined")
     assert_fails(result, "has no line for vf30, ms65")
 
 
@@ -406,7 +416,7 @@ def test_a_photo_that_cannot_be_read_again_is_named(trained, tmp_path):
     evaluation = report.evaluate([network], classes, photos)
     photos.paths[1].write_bytes(b"gone")
     with pytest.raises(UserError, match=r"b\.jpg could be read at first"):
-        compare(trained / BEST, evaluation, torch.device("cpu"))
+        compare(trained / BEST, evaluation, torch.device("cpu"), joined=None)
 
 
 def test_photos_of_one_face_are_told(trained, tmp_path):

@@ -331,7 +331,7 @@ def test_grades_are_summed_to_bands(trained, tmp_path):
         (tmp_path / "mine.csv", ["worn", "fine"], [[0, 1, 2], [3, 4]]),
     ):
         page = tmp_path / "bands.html"
-        result = predict(trained, *photos, "--checkpoint", checkpoint, "--bands", bands, "--json", "--html", page)
+        result = predict(trained, *photos, "--checkpoint", checkpoint, "--classes", bands, "--json", "--html", page)
         for line, shares in zip(parse_json(result), probabilities, strict=True):
             sums = [shares[labels].sum().item() for labels in members]
             assert (line["band"], line["band_confidence"]) == (
@@ -341,8 +341,8 @@ def test_grades_are_summed_to_bands(trained, tmp_path):
             assert ("unsure of the band" in line["note"]) == (max(sums) < 0.5)  # though validation said otherwise
             assert f"<p>Band {line['band']}: {max(sums):.0%}" in page.read_text("utf-8")
     (tmp_path / "mine.csv").write_text("grade,class\nG4,worn\nG6,worn\nMS65,fine\n")
-    result = predict(trained, *photos, "--checkpoint", checkpoint, "--bands", tmp_path / "mine.csv")
-    assert_fails(result, "mine.csv has no line for vf20, vf30")
+    result = predict(trained, *photos, "--checkpoint", checkpoint, "--classes", tmp_path / "mine.csv")
+    assert_fails(result, "mine.csv has no line for vf20, vf30: the network knows this")
 
 
 def test_a_grade_outside_the_likeliest_band_is_noted():
@@ -352,7 +352,7 @@ def test_a_grade_outside_the_likeliest_band_is_noted():
         answer = command.make_prediction(Path("photo.jpg"), torch.tensor(shares), [], classes, bands, 3, 0.0, 0.0)
         assert answer.note == ("another band is likelier than that of the grade" if disagree else "")
     unsure = command.make_prediction(Path("a.jpg"), torch.tensor([0.4, 0.3, 0.3]), [], classes, bands, 3, 0, 0.9)
-    assert unsure.note == "unsure of the band"
+    assert unsure.note == "unsure of the band; another band is likelier than that of the grade"
 
 
 def test_a_terminal_shows_a_bar_that_the_output_is_free_of(trained):

@@ -541,7 +541,7 @@ def test_what_may_be_a_mistake_is_said(images, tmp_path):
 def test_joining_grades_is_named_where_most_have_few_photos(grades, photos_of_each, is_told, capsys):
     photos = [Photo(f"{grade}/{number}.jpg", grade, "train") for grade in grades for number in range(photos_of_each)]
     print_doubtful_counts(photos)
-    assert ("--classes bands" in capsys.readouterr().out) == is_told
+    assert ("docs/classes.md" in capsys.readouterr().out) == is_told
 
 
 def test_raw_files_of_cameras_are_named_unless_a_photo_was_made_of_them(images, tmp_path):

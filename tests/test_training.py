@@ -615,10 +615,8 @@ def test_a_run_whose_resume_was_forgotten_can_be_brought_back(dataset, tmp_path)
     assert result.returncode == 130, result.stderr
     assert "The best epoch so far, 1, can already predict: python predict.py photo.jpg" in result.stdout
     result = train(tmp_path, "--num-epochs", 1, "--name", "again")  # the same network, whose first epoch is the same
-    assert "The run before this one has done 1 of its 3 epochs. To go on with it instead, stop this one, and add " in (
-        result.stdout
-    )
-    assert f"--resume {PREVIOUS}" in result.stdout
+    told = "The run before this one has done 1 of its 3 epochs. To go on with it instead, stop this one: "
+    assert f"{told}python coin_classifier_custom.py --resume {PREVIOUS}\n" in result.stdout
 
     result = train(tmp_path, "--resume", PREVIOUS, "--num-epochs", 1)  # goes on, but has nothing to do
     assert result.returncode == 0 and "has trained 1 epochs already" in result.stdout, result.stderr
