@@ -4,7 +4,7 @@
     python evaluate.py --split val                      another split
     python evaluate.py --data more --output report2     other photos, in a folder for each grade
     python evaluate.py --data more --cut                the coins cut out, as prepare_dataset.py --cut does
-    python evaluate.py --data more --classes my.csv     the grades joined, as prepare_dataset.py --classes does
+    python evaluate.py --classes five                   single grades, tested in wider classes (docs/classes.md)
     python evaluate.py --checkpoint a.pth b.pth         the mean of several networks; heatmaps are of the first
     python evaluate.py --checkpoint a.pth --against b.pth    which of two networks is better
 

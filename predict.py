@@ -2,6 +2,7 @@
 
     python predict.py photo.jpg
     python predict.py photo.jpg --heatmap why.png           and a heatmap of what spoke for the grade
+    python predict.py photo.jpg --classes five              single grades, and the wider class (docs/classes.md)
     python predict.py --faces front.jpg back.jpg            a coin with a photo of each face, which is cut out
     python predict.py photos/ "more/*.jpg"                  folders and patterns: a line for each photo
     python predict.py photos/ --csv grades.csv              the same, and a table

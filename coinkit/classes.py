@@ -140,7 +140,7 @@ def bands_of(classes: list[str], choice: str | None = None) -> Bands:
         table = read_classes(home_path(choice), have_variants)
         band_of = {band: band for band in table.values()} | table
     if missing := [name for name in classes if name not in band_of]:
-        raise UserError(f"{choice} has no line for {', '.join(missing)}: the network knows this, too.")
+        raise UserError(f"--classes {choice} has no line for {', '.join(missing)}, which the network names.")
     names = sorted({band_of[name] for name in classes}, key=scale_order)
     members = [[band_of[name] == band for band in names] for name in classes]
     return Bands(names, np.array(members, dtype=np.float32), tell=bool(choice) or len(names) < len(classes))

@@ -342,7 +342,7 @@ def test_grades_are_summed_to_bands(trained, tmp_path):
             assert f"<p>Band {line['band']}: {max(sums):.0%}" in page.read_text("utf-8")
     (tmp_path / "mine.csv").write_text("grade,class\nG4,worn\nG6,worn\nMS65,fine\n")
     result = predict(trained, *photos, "--checkpoint", checkpoint, "--classes", tmp_path / "mine.csv")
-    assert_fails(result, "mine.csv has no line for vf20, vf30: the network knows this")
+    assert_fails(result, "mine.csv has no line for vf20, vf30, which the network names")
 
 
 def test_a_grade_outside_the_likeliest_band_is_noted():
