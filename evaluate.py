@@ -62,7 +62,7 @@ def main() -> int:
     path, checkpoint = next(iter(checkpoints.items()))
     is_as_learned = classes == checkpoint["classes"]  # and not joined to wider ones
     training = training_of(path, checkpoint) if len(checkpoints) == 1 and is_as_learned else None
-    words = summarise_in_words(evaluation, training)
+    words = summarise_in_words(evaluation, training, explain=args.classes in (None, *JOINED))
     about = {"checkpoint": ", ".join(map(str, args.checkpoint)), "data": str(folder)}
     doubtful = find_doubtful_labels(args.data, path, checkpoint) if folder != args.data and is_as_learned else []
     try:

@@ -36,6 +36,8 @@ class Comparison(NamedTuple):
         """Return which model is better, and whether that may be chance: by the exact test of McNemar 1947."""
         from scipy.stats import binomtest
 
+        if not self.differs.any():
+            return f"The two give the same grade to each of the {len(self.differs)} photos."
         only_first, only_other = count_only_right(self.first.correct, self.other.correct)
         p_value = binomtest(only_first, only_first + only_other).pvalue if only_first + only_other else 1.0
         better = "This model is" if only_first > only_other else "The other is"

@@ -35,12 +35,13 @@ class Training(NamedTuple):
         return cls(history, num_epochs, progress.steps_in_epoch(), from_scratch)
 
 
-def summarise_in_words(evaluation: Evaluation, training: Training | None) -> list[str]:
+def summarise_in_words(evaluation: Evaluation, training: Training | None, explain: bool = True) -> list[str]:
     """Return a few sentences on how good a model is, and what to do next.
 
     Args:
         evaluation: how it graded labelled photos.
         training: None if it is not known.
+        explain: say what the five classes join, if they have the names of these; not if a table has joined others.
     """
     sentences = [
         describe_in_training(evaluation),
@@ -48,7 +49,7 @@ def summarise_in_words(evaluation: Evaluation, training: Training | None) -> lis
         describe_guess(evaluation),
         describe_training(evaluation, training) if training else "",  # before the photos: to train longer costs least
         describe_confusion(evaluation),
-        describe_classes(evaluation.classes),
+        describe_classes(evaluation.classes) if explain else "",
     ]
     return [sentence for sentence in sentences if sentence]
 

@@ -108,7 +108,7 @@ def test_single_grades_are_tested_in_wider_classes(trained, tmp_path):
     metrics = read_metrics(tmp_path / "joined")
     assert metrics["classes"] == ["new", "worn"] and sum(map(sum, metrics["confusion"])) == 9
     assert "It was trained" not in result.stdout  # which is told of the grades that it learned
-    assert "The two give different grades to 0 of 9 photos" in result.stdout
+    assert "The two give the same grade to each of the 9 photos." in result.stdout
     (tmp_path / "mine.csv").write_text("grade,class\ng6,worn\n")
     result = evaluate(trained, "--classes", tmp_path / "mine.csv", "--output", tmp_path / "joined")
     assert_fails(result, "has no line for vf30, ms65")
@@ -295,6 +295,7 @@ def test_a_score_is_told_in_words():
     said = summarise_in_words(make_evaluation(np.eye(3)[np.zeros(5, dtype=int)], [0] * 5), None)
     five = Evaluation(["g", "f", "vf", "xf", "ms"], [Path("1.jpg")], np.array([0]), np.eye(5)[:1], {})
     assert summarise_in_words(five, None)[-1].startswith("The classes: g is up to G6, f up to F15, ")
+    assert not any("The classes" in said for said in summarise_in_words(five, None, explain=False))
     assert said[1].endswith("All of these photos are g06: add photos of other grades to learn more.")
 
 
