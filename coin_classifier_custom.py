@@ -660,8 +660,8 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     elif unfinished := checkpoints.describe_unfinished(last):
         print(unfinished)
     print(f"Watch it: tensorboard --logdir={quoted(trainer.log_dir.parent)}\n", flush=True)
-    photo = "photo.jpg --cut" if trainer.cut_out else "photo.jpg"
-    photo = "--faces obverse.jpg reverse.jpg" if trainer.has_pairs else photo
+    one_photo = f"photo.jpg{' --cut' if trainer.cut_out else ''}"
+    photo = "--faces obverse.jpg reverse.jpg" if trainer.has_pairs else one_photo
     to_predict = f"python predict.py{'' if best == Path(BEST) else f' --checkpoint {quoted(best)}'} {photo}"
     try:
         with require_disk_space(checkpoints.bytes_to_write(parameters, resumed=bool(args.resume)), args.output):

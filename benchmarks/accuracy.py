@@ -36,7 +36,7 @@ from torch import nn
 import coin_classifier_custom as coin
 from coinkit import augment, optim
 from coinkit.checkpoints import load_checkpoint
-from coinkit.classes import JOINED, join_grade
+from coinkit.classes import JOINED, bands_of, join_grade
 from coinkit.cli import keep_freed_memory, usable_cores
 from coinkit.dataset import Split, find_split
 from coinkit.devices import find_device
@@ -390,11 +390,9 @@ def train(dataset: Path, folder: Path, options: list[str]) -> Path:
 
 def sum_to_five_classes(predictions: Predictions, grades: list[str]) -> Predictions:
     """Return the predictions of the five classes, whose probabilities are the sums of those of their grades."""
-    five = JOINED["five"]
-    classes = list(five)
-    class_of_grade = np.array([classes.index(join_grade(grade, five)) for grade in grades])
-    probabilities = predictions.probabilities @ np.eye(len(classes))[class_of_grade]
-    return Predictions.from_probabilities(probabilities, class_of_grade[predictions.labels], classes)
+    five = bands_of(grades, "five")
+    labels = five.members.argmax(axis=1)[predictions.labels]
+    return Predictions.from_probabilities(predictions.probabilities @ five.members, labels, five.names)
 
 
 def print_tables(results: list[dict]) -> None:

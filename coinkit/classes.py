@@ -43,10 +43,15 @@ def choose_classes(
         raise UserError(f"--grades: there are no photos of {', '.join(unknown)}, but of {there}.")
     if not classes:
         return {grade: grade for grade in chosen}
-    if classes in JOINED:
-        return {grade: join_grade(grade, JOINED[classes]) for grade in chosen}
-    class_of = read_classes(home_path(classes), keep_variants)
+    class_of = class_table(chosen, classes, keep_variants)
     return {grade: class_of[grade] for grade in chosen if grade in class_of}
+
+
+def class_table(grades: Collection[str], classes: str, keep_variants: bool) -> dict[str, str]:
+    """Return the class of each grade, {grade: class}, as a key of `JOINED` or all of a file for `read_classes` says."""
+    if classes in JOINED:
+        return {grade: join_grade(grade, JOINED[classes]) for grade in grades}
+    return read_classes(home_path(classes), keep_variants)
 
 
 def read_classes(path: Path, keep_variants: bool) -> dict[str, str]:
@@ -132,13 +137,9 @@ def bands_of(classes: list[str], choice: str | None = None) -> Bands:
     Raises:
         UserError: the file has a mistake, or lacks one of the classes.
     """
-    lowest = JOINED.get(choice or "bands")
-    if lowest:
-        band_of = {name: join_grade(name, lowest) for name in classes}
-    else:
-        have_variants = any(class_name(name) != name for name in classes)
-        table = read_classes(home_path(choice), have_variants)
-        band_of = {band: band for band in table.values()} | table
+    have_variants = any(class_name(name) != name for name in classes)
+    table = class_table(classes, choice or "bands", have_variants)
+    band_of = {band: band for band in table.values()} | table
     if missing := [name for name in classes if name not in band_of]:
         raise UserError(f"--classes {choice} has no line for {', '.join(missing)}, which the network names.")
     names = sorted({band_of[name] for name in classes}, key=scale_order)

@@ -44,10 +44,10 @@ class ArgumentParser(argparse.ArgumentParser):
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
             name = next((text.partition("=")[0] for text in unknown if text.startswith("-")), unknown[0])
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            nearest = difflib.get_close_matches(name, flags, n=1, cutoff=LEAST_LIKENESS)
             if name.startswith("--") and (others := scripts_with(name)):
                 self.error(f"{name} belongs to {', '.join(others)}")
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            nearest = difflib.get_close_matches(name, flags, n=1, cutoff=LEAST_LIKENESS)
             self.error(f"unknown argument {name}" + "".join(f": did you mean {flag}?" for flag in nearest))
         return options
 
