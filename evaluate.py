@@ -235,7 +235,7 @@ def print_metrics(evaluation: Evaluation) -> None:
 def print_comparison(evaluation: Evaluation, comparison: Comparison) -> None:
     """Print the difference between two networks, and the photos that they grade differently."""
     print(f"\nCompared with {comparison.name}\n\n{'':12}  {'this':>8}   {'other':>8}   other - this   95 % interval")
-    for name, first, other, difference, interval in comparison.rows():
+    for name, first, other, difference, interval in comparison.rows(evaluation.metrics):
         print(f"{name:12}  {first:>8}   {other:>8}   {difference:>12}   {interval}")
     print(f"\n{comparison.in_words()}")
     classes, first, other = evaluation.classes, comparison.first, comparison.other

@@ -39,7 +39,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from coin_classifier_custom import BEST  # the module also adds its network to BACKBONES
-from coinkit.classes import Bands, bands_of, describe_classes
+from coinkit.classes import Bands, bands_of
 from coinkit.cli import ArgumentParser, UserError, discard_output, home_path, is_closed_pipe, printable, run
 from coinkit.dataset import to_tensor
 from coinkit.devices import find_device
@@ -73,10 +73,9 @@ def main() -> int:
     bands = bands_of(classes, args.classes)
     thresholds = [args.min_confidence] * 2  # of the grade, and of the band
     if args.min_confidence is None:  # what validation says; of several networks, the mean
-        thresholds = [
-            mean(network.unsure_below for network in networks),
-            UNSURE_BELOW if args.classes else mean(network.unsure_band_below for network in networks),
-        ]
+        thresholds = [mean(network.unsure_below for network in networks), UNSURE_BELOW]
+        if args.classes in (None, "bands"):
+            thresholds[1] = mean(network.unsure_band_below for network in networks)
 
     def tell(line: str) -> None:
         try:
@@ -89,12 +88,12 @@ def main() -> int:
     if args.json:
         format_prediction = format_json
     elif len(paths) <= 1:
-        format_prediction = partial(format_text, explained=describe_classes(classes))
+        format_prediction = partial(format_text, explained=bands.explained)
     else:
         widths = max(len(printable(path)) for path in paths), max(map(len, [*classes, "grade"]))
         format_prediction = partial(format_line, widths=widths)
-        if explained := describe_classes(classes):
-            tqdm.write(explained, file=sys.stderr)
+        if bands.explained:
+            tqdm.write(bands.explained, file=sys.stderr)
         if bands.tell:  # of two answers in a line, it is told which is which
             tell(pad_line("photo", [("grade", "confidence"), ("band", "confidence")], "note", widths))
 
@@ -224,7 +223,7 @@ def make_prediction(
     band = bands.likeliest(probabilities.numpy())
     notes = [f"{note} (give both with --faces)" if note == ONE_FACE else note for note in notes]
     if confidences[0] < min_confidence:
-        notes.append("unsure")
+        notes.append("unsure of the grade" if band else "unsure")
     if band and band[1] < min_band_confidence:
         notes.append("unsure of the band")
     if band and bands.of_class(labels[0]) != band[0]:

@@ -111,6 +111,7 @@ class Bands(NamedTuple):
     names: list[str]
     members: np.ndarray  # (classes, bands), 1.0 where a class is in a band; probabilities of classes @ members are sums
     tell: bool  # whether to tell a coin's band; not if each class is a band of its own, and nobody asked
+    explained: str  # which grades the classes or the bands join, if that is not plain
 
     def of_class(self, label: int) -> str:
         """Return the band of a class, given by its index."""
@@ -144,7 +145,8 @@ def bands_of(classes: list[str], choice: str | None = None) -> Bands:
         raise UserError(f"--classes {choice} has no line for {', '.join(missing)}, which the network names.")
     names = sorted({band_of[name] for name in classes}, key=scale_order)
     members = [[band_of[name] == band for band in names] for name in classes]
-    return Bands(names, np.array(members, dtype=np.float32), tell=bool(choice) or len(names) < len(classes))
+    explained = describe_classes(list(JOINED["five"]) if choice == "five" else classes)
+    return Bands(names, np.array(members, dtype=np.float32), bool(choice) or len(names) < len(classes), explained)
 
 
 def joined_by(classes: list[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Compare two models on the same photos."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -24,13 +24,18 @@ class Comparison(NamedTuple):
         """Whether the two give a photo different grades, (N,)."""
         return self.first.predicted != self.other.predicted
 
-    def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """Return accuracy and MAE as text: name, value of the first, of the other, their difference, its interval."""
+    def rows(self, metrics: Collection[str]) -> list[tuple[str, str, str, str, str]]:
+        """Return accuracy and MAE as text: name, value of the first, of the other, their difference, its interval.
+
+        Args:
+            metrics: keys of those to show.
+        """
         first, other = self.first, self.other
-        return [
-            format_row("accuracy", first.correct, other.correct, estimate_accuracy_difference, ".1%"),
-            format_row("MAE, grades", first.error, other.error, estimate_difference, ".2f"),
-        ]
+        rows = {
+            "accuracy": ("accuracy", first.correct, other.correct, estimate_accuracy_difference, ".1%"),
+            "mae": ("MAE, grades", first.error, other.error, estimate_difference, ".2f"),
+        }
+        return [format_row(*row) for key, row in rows.items() if key in metrics]
 
     def in_words(self) -> str:
         """Return which model is better, and whether that may be chance: by the exact test of McNemar 1947."""

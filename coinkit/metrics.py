@@ -28,7 +28,7 @@ class Predictions(NamedTuple):
     labels: np.ndarray  # (N,), the indices of the true classes
     predicted: np.ndarray  # (N,), the indices of the likeliest classes
     confidence: np.ndarray  # (N,), the probabilities of these
-    error: np.ndarray  # (N,), grades between the true and the predicted one: places in the list of classes
+    error: np.ndarray  # (N,), grades between the true and the predicted one: places in the list; nan as the next
     sheldon_error: np.ndarray  # (N,), points of the Sheldon scale between the two; nan if one is not on the scale
     right_band: np.ndarray  # (N,), whether the likeliest band of the scale is that of the true grade
 
@@ -43,7 +43,8 @@ class Predictions(NamedTuple):
         """
         predicted = probabilities.argmax(axis=1)
         points = np.array([number if (number := sheldon_number(name)) else math.nan for name in classes])
-        error, sheldon_error = np.abs(predicted - labels), np.abs(points[predicted] - points[labels])
+        places = np.where(np.isnan(points), math.nan, np.arange(len(classes)))
+        error, sheldon_error = (np.abs(scale[predicted] - scale[labels]) for scale in (places, points))
         in_band = bands_of(classes).members
         right_band = (probabilities @ in_band).argmax(axis=1) == in_band.argmax(axis=1)[labels]
         return cls(probabilities, labels, predicted, probabilities.max(axis=1), error, sheldon_error, right_band)
@@ -51,7 +52,7 @@ class Predictions(NamedTuple):
     @property
     def correct(self) -> np.ndarray:
         """Whether the predicted grade is the true one, (N,)."""
-        return self.error == 0
+        return self.predicted == self.labels
 
     def select(self, photos: np.ndarray) -> "Predictions":
         """Return the predictions of some photos, given by their indices."""
@@ -252,6 +253,9 @@ class Estimate(NamedTuple):
     high: float
 
 
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+
+
 def estimate_score(predictions: Predictions) -> dict[str, Estimate]:
     """Return the value of each metric with its interval, by its key.
 
@@ -299,7 +303,7 @@ def estimate_share(part: int, whole: int) -> Estimate:
     from scipy.stats import binomtest
 
     if not whole:
-        return Estimate(math.nan, math.nan, math.nan)
+        return UNKNOWN
     low, high = binomtest(part, whole).proportion_ci(CONFIDENCE_LEVEL, method="wilson")
     return Estimate(part / whole, float(low), float(high))
 

@@ -34,6 +34,7 @@ from coinkit.figures import confusion_chart, reliability_diagram
 from coinkit.files import atomic_folder, exclusive_lock, hidden_sibling, is_system_file
 from coinkit.inference import CUT_OUT, NOT_CUT_OUT, Network, grade_photos
 from coinkit.metrics import (
+    UNKNOWN,
     Estimate,
     GradeScore,
     Metric,
@@ -103,7 +104,7 @@ class Evaluation:
     def worst(self) -> list[int]:
         """Return the indices of all mistakes: the furthest off first, and among equals the most confident first."""
         order = np.lexsort((-self.predictions.confidence, -self.predictions.error))
-        return [index for index in order.tolist() if self.predictions.error[index]]
+        return [index for index in order.tolist() if not self.predictions.correct[index]]
 
 
 def evaluate(
@@ -271,7 +272,8 @@ def describe_coins(evaluation: Evaluation, coins: list[ShownCoin]) -> str:
     total = int((~evaluation.predictions.correct).sum())
     if mistakes < total:
         return f"The worst {mistakes} of {total} mistakes; predictions.csv has all photos."
-    said = f"All {total} mistakes, the furthest off first." if total else "There are no mistakes."
+    first = "furthest off" if "mae" in evaluation.metrics else "surest"
+    said = f"All {total} mistakes, the {first} first." if total else "There are no mistakes."
     right = coins[mistakes:]
     if not right:
         return said
@@ -286,7 +288,7 @@ def format_estimate(estimate: Estimate, format: str) -> tuple[str, str]:
 
 
 def write_predictions(evaluation: Evaluation, path: Path) -> None:
-    """Write a row for each photo: its grades, the confidence, the error, and the probability of each grade."""
+    """Write a row for each photo: its grades, confidence, error ("" off the scale), the probability of each grade."""
     classes, predictions = evaluation.classes, evaluation.predictions
     with table_writer(path) as table:
         table.writerow(["photo", "true", "predicted", "confidence", "error, grades", *classes])
@@ -295,11 +297,12 @@ def write_predictions(evaluation: Evaluation, path: Path) -> None:
             confidence, *shares = (
                 f"{share:.4f}" for share in (predictions.confidence[index], *predictions.probabilities[index])
             )
-            table.writerow([photo, true, predicted, confidence, predictions.error[index], *shares])
+            error = predictions.error[index]
+            table.writerow([photo, true, predicted, confidence, "" if math.isnan(error) else int(error), *shares])
 
 
 def write_metrics(evaluation: Evaluation, about: dict, path: Path) -> None:
-    """Write the metrics for programs; null is a value that the photos cannot tell."""
+    """Write the metrics for programs; null is a value that says nothing of these classes, or that is not known."""
 
     def plain(estimate: Estimate) -> dict:
         return {name: None if math.isnan(value) else round(value, 6) for name, value in estimate._asdict().items()}
@@ -309,7 +312,9 @@ def write_metrics(evaluation: Evaluation, about: dict, path: Path) -> None:
         "photos_in_training": int(evaluation.in_training.sum()),
         "unread": {str(photo): str(reason) for photo, reason in evaluation.unread.items()},
         "classes": evaluation.classes,
-        "score": {name: plain(estimate) for name, estimate in evaluation.score.items()},
+        "score": {
+            key: plain(estimate if key in evaluation.metrics else UNKNOWN) for key, estimate in evaluation.score.items()
+        },
         "grades": {
             name: {"precision": plain(grade.precision), "recall": plain(grade.recall), "count": grade.count}
             for name, grade in evaluation.grades.items()

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from coinkit.classes import Bands, describe_classes
+from coinkit.classes import Bands
 from coinkit.cli import printable, usable_cores
 from coinkit.dataset import to_tensor
 from coinkit.faces import Faces, first_file, open_coin
@@ -166,7 +166,7 @@ def write_grades(
     text = "The least sure come first: check them by eye."
     if len(shown) < len(coins):
         text = f"These are the {len(shown)} of which the model is least sure, the least sure first: check them by eye."
-    text = f"{text} {describe_classes(classes)}".strip()
+    text = f"{text} {bands.explained}".strip()
     with atomic_write(target) as part:
         write_coins_page(
             "grades.html",

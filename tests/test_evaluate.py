@@ -107,6 +107,9 @@ def test_single_grades_are_tested_in_wider_classes(trained, tmp_path):
         assert row["predicted"] == ("worn" if worn > 0.5 else "new")
     metrics = read_metrics(tmp_path / "joined")
     assert metrics["classes"] == ["new", "worn"] and sum(map(sum, metrics["confusion"])) == 9
+    # They have no place on the scale, so no distance either.
+    assert metrics["score"]["mae"]["value"] is None and {row["error, grades"] for row in joined.values()} == {""}
+    assert "MAE" not in result.stdout and "furthest off" not in (tmp_path / "joined/index.html").read_text("utf-8")
     assert "It was trained" not in result.stdout  # which is told of the grades that it learned
     assert "The two give the same grade to each of the 9 photos." in result.stdout
     (tmp_path / "mine.csv").write_text("grade,class\ng6,worn\n")
@@ -454,8 +457,8 @@ def test_a_difference_has_a_paired_interval():
 def test_a_difference_in_accuracy_is_told_from_0_where_the_test_says_so():
     wrong = np.zeros(75, dtype=bool)
     for better, is_sure in ((5, False), (6, True)):  # exact McNemar: p = 0.062 and 0.031
-        first, other = (Predictions(*[right] * 7)._replace(error=~right) for right in (wrong, np.arange(75) < better))
-        (_, *_, interval), _ = (comparison := Comparison("b.pth", first, other)).rows()
+        first, other = (Predictions(*[right] * 7)._replace(labels=~wrong) for right in (wrong, np.arange(75) < better))
+        ((*_, interval),) = (comparison := Comparison("b.pth", first, other)).rows({"accuracy"})
         assert interval.startswith("+0" if is_sure else "-0")
         assert ("The other is better" in comparison.in_words()) == is_sure
     assert np.isnan(estimate_accuracy_difference(wrong, wrong).low)
