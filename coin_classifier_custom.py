@@ -547,15 +547,14 @@ class Trainer:
         if checkpoint["dataset"]["val"] != self.dataset["val"]:
             self.progress.forget_losses()
 
-    def load_initial_weights(self) -> None:
-        """Start from the weights of --init-from or --pretrained, but not of the last layer if the grades differ.
+    def load_initial_weights(self, checkpoint: dict | None) -> None:
+        """Start from a checkpoint (--init-from), or else --pretrained; not its last layer if its grades differ.
 
         Raises:
             UserError: there are no such weights, or they are of another architecture.
         """
         args, backbone = self.args, BACKBONES[self.args.model]
-        if args.init_from:
-            checkpoint = checkpoints.load_checkpoint(args.init_from)
+        if checkpoint:
             weights, same_classes = checkpoint["model_state_dict"], checkpoint["classes"] == self.classes
             self.training_photos = merge_digests(self.training_photos, checkpoint)
         else:
@@ -638,15 +637,16 @@ def main() -> int | None:
 
 
 def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Path) -> int | None:
-    """Train, from the start or from a checkpoint, and test; return the exit status: 130 if the user has stopped it."""
+    """Train, anew or from a checkpoint, and test; return the exit status: 130 if the user has stopped it."""
     classes = find_classes(args.data)
     train, val, test = (find_split(split_folder(args.data, split), classes) for split in SPLITS)
     trainer = Trainer(args, classes, train, val, find_device(args.device))
-    if checkpoint:
+    if args.resume:
         trainer.load(checkpoint, args.resume)
-        checkpoint.clear()  # frees as much memory as the network and the optimiser take
-    elif args.init_from or args.pretrained:
-        trainer.load_initial_weights()
+    elif checkpoint or args.pretrained:
+        trainer.load_initial_weights(checkpoint)
+    if checkpoint:
+        checkpoint.clear()  # frees as much memory as the network and the optimiser take, and the file
     set_stop_handler(trainer.ask_to_stop)
 
     best, last = args.output / BEST, args.output / LAST
@@ -693,10 +693,10 @@ NOT_IN_CONFIG = ("graph", "resume", "accept_changes", "preset")
 
 
 def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
-    """Return the options, checked, and the checkpoint to resume, or None.
+    """Return the options, checked, and the checkpoint to resume or to start from, or None.
 
-    An option comes from the command line, or else from that checkpoint, or else from the preset, or else from the
-    settings at the top of this file.
+    An option comes from the command line, or else from the run to resume, or else from the preset, or else from the
+    network to start from, or else from the settings at the top of this file.
     """
     parser = ArgumentParser(__doc__)
     on_or_off = argparse.BooleanOptionalAction
@@ -749,9 +749,9 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
         parser.error(f"--init-from and --pretrained do not go with --resume, which has the weights of {LAST}")
     options = config_to_flags(PRESETS[args.preset]) if args.preset else []
     if args.init_from:  # the same network, unless a flag or the preset says otherwise
-        other = checkpoints.load_checkpoint(args.init_from)
-        build_model(other, args.init_from)  # a damaged one fails here, before its options are used
-        options = config_to_flags({"model": other["model"]} | other["architecture"]) + options
+        checkpoint = checkpoints.load_checkpoint(args.init_from)
+        build_model(checkpoint, args.init_from)  # a damaged one fails here, before its options are used
+        options = config_to_flags({"model": checkpoint["model"]} | checkpoint["architecture"]) + options
     if args.resume:
         last = args.output / args.resume if args.resume.parent == Path() else args.resume
         if last.name not in (LAST, PREVIOUS):
@@ -764,9 +764,9 @@ def parse_arguments() -> tuple[argparse.Namespace, dict | None]:
     if last and args.output != last.parent:
         parser.error(f"--resume {last} goes on in its own folder: leave out --output")
     check_arguments(args, parser)
-    if checkpoint and (difference := checkpoints.describe_other_network(checkpoint, args)):
+    if last and (difference := checkpoints.describe_other_network(checkpoint, args)):
         parser.error(f"the run to resume has another architecture: {difference}. Leave this out, or do not --resume")
-    if checkpoint and (ignored := checkpoints.ignored_flags(checkpoint, args)):
+    if last and (ignored := checkpoints.ignored_flags(checkpoint, args)):
         print(f"The run goes on with its own options, so this is ignored: {', '.join(ignored)}.")
     return args, checkpoint
 

@@ -245,7 +245,7 @@ def _join_namesakes(photos: list[Path]) -> tuple[dict[Path, Path], dict[Path, st
     for path in photos:
         other = FACE_FOLDERS[1 - FACE_FOLDERS.index(_face(path))]
         no_namesake = f"no photo of its {other} among these has the same name: give both the same name"
-        alone[path] = no_namesake if both else f"its {other} is missing: none of the photos given is in a folder {other}"
+        alone[path] = no_namesake if both else f"its {other} is missing: no photo in a folder {other} was given"
     for name_of in (_name, _name_without_word, _name_without_letter, _numbers):
         by_name = defaultdict(list)
         for path in alone:

@@ -274,7 +274,7 @@ def test_photos_with_other_names_are_not_joined(obverse, reverse):
     assert not pairs
     assert alone[obverse] == "no photo of its reverse among these has the same name: give both the same name"
     alone = find_coins([Path("ms65/obverse", obverse)])[1]
-    assert set(alone.values()) == {"its reverse is missing: none of the photos given is in a folder reverse"}
+    assert set(alone.values()) == {"its reverse is missing: no photo in a folder reverse was given"}
 
 
 def test_photos_that_several_others_fit_are_not_joined():
