@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +25,16 @@ import torch
 
 from coin_classifier_custom import BEST  # the module also adds its network to BACKBONES
 from coinkit.checkpoints import damage_as_user_error, load_checkpoint
-from coinkit.classes import JOINED, bands_of, choose_classes, joined_by
+from coinkit.classes import JOINED, Bands, bands_of, choose_classes, joined_by
 from coinkit.cli import ArgumentParser, UserError, printable, run
 from coinkit.comparison import Comparison
 from coinkit.dataset import Split, find_split, split_folder
+from coinkit.dataset_report import print_unused
 from coinkit.devices import find_device
 from coinkit.faces import find_coins, first_file
 from coinkit.files import is_hidden
-from coinkit.grades import class_name
-from coinkit.inference import Network, answer_in_bands, build_networks
+from coinkit.grades import class_name, sheldon_number
+from coinkit.inference import AnswerInBands, build_networks
 from coinkit.label_errors import doubtful_in_checkpoint
 from coinkit.photos import DATASET, FACE_FOLDERS, PHOTO_FOLDER, SPLITS, find_photos
 from coinkit.report import Evaluation, check_report, evaluate, format_estimate, write_report
@@ -53,20 +55,22 @@ def main() -> int:
         raise UserError(f"{args.data} is a dataset, whose photos are not cut out again: leave out --cut.")
     device = find_device(args.device)
     checkpoints = {path: load_checkpoint(path) for path in args.checkpoint}
-    networks, classes = build_graders(checkpoints, device, args.classes)
+    networks, learned = build_networks(checkpoints, device)
+    bands = bands_to_test(learned, args.classes)
+    classes = bands.names if bands else learned
     photos, alone = find_labelled_photos(folder, classes, args.cut, args.classes, args.keep_variants)
-    evaluation = evaluate(networks, classes, photos, checkpoints.values())
+    evaluation = evaluate(networks, learned, photos, checkpoints.values(), bands)
     evaluation.unread |= alone
     comparison = compare(args.against, evaluation, device, args.classes) if args.against else None
 
     path, checkpoint = next(iter(checkpoints.items()))
-    is_as_learned = classes == checkpoint["classes"]  # and not joined to wider ones
-    training = training_of(path, checkpoint) if len(checkpoints) == 1 and is_as_learned else None
+    training = training_of(path, checkpoint) if len(checkpoints) == 1 and not bands else None
     words = summarise_in_words(evaluation, training, explain=args.classes in (None, *JOINED))
     about = {"checkpoint": ", ".join(map(str, args.checkpoint)), "data": str(folder)}
-    doubtful = find_doubtful_labels(args.data, path, checkpoint) if folder != args.data and is_as_learned else []
+    doubtful = find_doubtful_labels(args.data, path, checkpoint) if folder != args.data and not bands else []
+    model = AnswerInBands(networks[0], bands).eval() if bands else networks[0].model
     try:
-        write_report(evaluation, networks[0].model, words, about, args.output, comparison, doubtful)
+        write_report(evaluation, model, words, about, args.output, comparison, doubtful)
     finally:  # after the report, since the reader of the output (head, less) may end; but also if it failed
         print_metrics(evaluation)
         if comparison:
@@ -129,19 +133,14 @@ def training_of(path: Path, checkpoint: dict) -> Training | None:
         return Training.of(progress, last_epoch, config)
 
 
-def build_graders(
-    checkpoints: dict[Path, dict], device: torch.device, joined: str | None
-) -> tuple[list[Network], list[str]]:
-    """Return the networks of checkpoints, and the classes that they name: what they have learned, or --classes joins.
+def bands_to_test(classes: list[str], joined: str | None) -> Bands | None:
+    """Return the bands that --classes joins the classes of a network to; None if it names these already.
 
     Raises:
-        UserError: what `build_networks` and `bands_of` say.
+        UserError: what `bands_of` says.
     """
-    networks, classes = build_networks(checkpoints, device)
     bands = bands_of(classes, joined) if joined else None
-    if not bands or bands.names == classes:
-        return networks, classes
-    return [answer_in_bands(network, bands) for network in networks], bands.names
+    return bands if bands and bands.names != classes else None
 
 
 def compare(against: Path, evaluation: Evaluation, device: torch.device, joined: str | None) -> Comparison:
@@ -151,11 +150,12 @@ def compare(against: Path, evaluation: Evaluation, device: torch.device, joined:
         UserError: it knows other grades, or a photo cannot be read a second time.
     """
     checkpoint = load_checkpoint(against)
-    networks, classes = build_graders({against: checkpoint}, device, joined)
-    if classes != evaluation.classes:
+    networks, learned = build_networks({against: checkpoint}, device)
+    bands = bands_to_test(learned, joined)
+    if (bands.names if bands else learned) != evaluation.classes:
         raise UserError(f"{against} has other grades: compare networks of the same grades.")
     photos = Split(evaluation.paths, torch.from_numpy(evaluation.predictions.labels))
-    other = evaluate(networks, classes, photos, [checkpoint])
+    other = evaluate(networks, learned, photos, [checkpoint], bands)
     for photo, reason in other.unread.items():
         raise UserError(f"{printable(photo)} could be read at first, and then not: {reason}. Try again.")
     return Comparison(str(against), evaluation.predictions, other.predictions, int(other.in_training.sum()))
@@ -178,34 +178,42 @@ def find_labelled_photos(
     Raises:
         UserError: there are no such photos.
     """
-    label_of = {}
     grade_folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not is_hidden(path.name)]
     grade_of = {path: class_name(path.name, keep_variants) for path in grade_folders}
-    if not joined and len(known := joined_by(classes)) == 1:
-        joined = known[0]
-    class_of = choose_classes(grade_of.values(), None, joined, keep_variants)
+    options = [] if joined else joined_by(classes)
+    joined_as_learned = options[0] if len(options) == 1 else None
+    class_of = choose_classes(grade_of.values(), None, joined or joined_as_learned, keep_variants)
+    label_of, unused, left_out = {}, Counter(), False
     for grade_folder, grade in grade_of.items():
         names = (grade_folder.name, class_name(grade_folder.name, keep_variants=True), class_of.get(grade))
         label = next((classes.index(name) for name in names if name in classes), None)
         below = [path for path in sorted(grade_folder.iterdir()) if path.is_dir()]
         subfolders = [path for path in below if path.name.lower() in (PHOTO_FOLDER, *FACE_FOLDERS)]
         paths = [path for subfolder in subfolders or [grade_folder] for path in find_photos(subfolder)]
+        unused.update(path.parent for path in find_photos(grade_folder, recursive=True) if path not in paths)
         if label is not None:
             label_of |= dict.fromkeys(paths, label)
         elif paths:
             count = f"{len(paths)} photo{'' if len(paths) == 1 else 's'}"
             print(f"{grade_folder}: the model does not know this grade; {count} left out", file=sys.stderr)
+            left_out = True
+    print_unused(unused, folder)
     coins, alone = find_coins(label_of, cut)
     for path, reason in alone.items():
         print(f"{printable(path)}: {reason}", file=sys.stderr)
+    if not joined and not any(map(sheldon_number, classes)):
+        options = ["FILE.csv, the table that has joined the model's classes"]
+    advice = ""
+    if joined_as_learned and not {*grade_of.values()} <= {*classes}:
+        advice = f"Grades are joined as by --classes {joined_as_learned}: if a table has joined them, give that."
+    elif options and left_out:
+        advice = f"If these folders are single grades, add --classes {' or '.join(options)}."
     if not coins:
-        bands = [name for name in classes if name in JOINED["bands"]]
-        known, options = ", ".join(classes), " or ".join(joined_by(bands)) if bands else ""
-        advice = f" If these folders are single grades, add --classes {options}." if options and not joined else ""
-        raise UserError(
-            f"no photo in {folder}/<grade>/, or in {PHOTO_FOLDER}/, obverse/ or reverse/ there, for a grade of {known}."
-            f"{advice}"
-        )
+        subfolders, known = f"{PHOTO_FOLDER}/, obverse/ or reverse/", ", ".join(classes)
+        said = f"no photo in {folder}/<grade>/, or in {subfolders} there, for a grade of {known}. {advice}"
+        raise UserError(said.strip())
+    if advice:
+        print(advice, file=sys.stderr)
     return Split(coins, torch.tensor([label_of[first_file(coin)] for coin in coins])), alone
 
 

@@ -58,7 +58,7 @@ class LoadedPhoto(NamedTuple):
 
 
 class AnswerInBands(nn.Module):
-    """A trained network that answers in bands: its logits are the logarithms of the bands' probabilities.
+    """A trained network that answers in bands, for heatmaps: its logits are the logarithms of their probabilities.
 
     Args:
         network: which names the grades.
@@ -76,11 +76,6 @@ class AnswerInBands(nn.Module):
         """Return the logits of the bands, (N, bands), for photos as the network takes them."""
         log_probabilities = (self.model(photos).float() / self.temperature).log_softmax(dim=1)
         return (log_probabilities[:, :, None] + self.log_members).logsumexp(dim=1)
-
-
-def answer_in_bands(network: Network, bands: Bands) -> Network:
-    """Return a network that answers in bands, for one that names the grades."""
-    return Network(AnswerInBands(network, bands).eval(), 1.0, UNSURE_BELOW, UNSURE_BELOW, network.cut_out)
 
 
 def build_model(checkpoint: dict, path: Path) -> nn.Module:

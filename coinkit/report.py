@@ -25,7 +25,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from coinkit.classes import bands_of
+from coinkit.classes import Bands, bands_of
 from coinkit.cli import UserError, printable
 from coinkit.comparison import Comparison
 from coinkit.dataset import Split
@@ -102,8 +102,12 @@ class Evaluation:
         return score_grades(self.confusion, self.classes)
 
     def worst(self) -> list[int]:
-        """Return the indices of all mistakes: the furthest off first, and among equals the most confident first."""
-        order = np.lexsort((-self.predictions.confidence, -self.predictions.error))
+        """Return the indices of all mistakes: the furthest off first, and among equals the most confident first.
+
+        If the classes have no order, no mistake is further off than another.
+        """
+        confidence, error = self.predictions.confidence, self.predictions.error
+        order = np.lexsort((-confidence, -error)) if "mae" in self.metrics else np.argsort(-confidence)
         return [index for index in order.tolist() if not self.predictions.correct[index]]
 
 
@@ -112,6 +116,7 @@ def evaluate(
     classes: list[str],
     split: Split,
     checkpoints: Collection[dict] = (),
+    bands: Bands | None = None,
 ) -> Evaluation:
     """Grade labelled photos. Those that cannot be read are left out.
 
@@ -122,6 +127,7 @@ def evaluate(
         classes: the grades that they all know.
         split: the photos.
         checkpoints: of the networks, which tell what they have learned.
+        bands: to sum the grades to, which are then evaluated; the labels of the photos are of these.
 
     Raises:
         UserError: none of the photos can be read.
@@ -146,7 +152,10 @@ def evaluate(
     if not read:
         raise UserError("none of the photos can be read.")
     paths, labels = [split.paths[index] for index in read], split.labels[read].numpy()
-    evaluation = Evaluation(classes, paths, labels, torch.stack(probabilities).numpy(), unread)
+    shares = torch.stack(probabilities).numpy()
+    if bands:
+        classes, shares = bands.names, shares @ bands.members
+    evaluation = Evaluation(classes, paths, labels, shares, unread)
     rows = dataset_rows(paths)
     evaluation.in_training, evaluation.coins = find_in_training(paths, rows, checkpoints), count_coins(paths, rows)
     return evaluation

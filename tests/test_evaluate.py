@@ -17,6 +17,7 @@ from PIL import Image
 
 from coin_classifier_custom import BEST
 from coinkit import report
+from coinkit.classes import bands_of
 from coinkit.cli import UserError
 from coinkit.comparison import Comparison, estimate_accuracy_difference, estimate_difference
 from coinkit.dataset import Split, find_split
@@ -214,13 +215,39 @@ def test_where_photos_are_looked_for(trained, tmp_path, capsys):
     shutil.copytree(dataset / "val" / "vf30", tmp_path / ".thumbnails")
     capsys.readouterr()
     assert len(find_labelled_photos(tmp_path, ["vf30"])[0].paths) == 2 and not capsys.readouterr().err
-    assert find_labelled_photos(tmp_path, ["g", "f", "vf", "xf", "ms"])[0].labels.tolist() == [2, 2]
+    assert find_labelled_photos(tmp_path, ["g", "f", "vf", "xf", "ms", "au58 details"])[0].labels.tolist() == [2, 2]
+    assert "Grades are joined as by --classes five: if a table" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"add --classes FILE\.csv, the table that has joined"):
+        find_labelled_photos(tmp_path, ["low", "high"])
+    for photo in ("ms/1.jpg", "ms/Front/2.jpg", "vf30rb/6000x3000/3.jpg"):  # beside the last, others are not used
+        (tmp_path / photo).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(dataset / "val" / "ms65" / "0.jpg", tmp_path / photo)
+    assert len(find_labelled_photos(tmp_path, ["vf", "ms"])[0].paths) == 1
+    said = capsys.readouterr()
+    assert "single grades, add --classes bands or five." in said.err
+    assert f"1 in {tmp_path / 'ms' / 'Front'}" in said.out and f"1 in {tmp_path / 'vf30rb'}" in said.out
+    for folder in ("ms", "vf30rb/6000x3000"):
+        shutil.rmtree(tmp_path / folder)
     (tmp_path / "classes.csv").write_text("grade,class\nvf30,worn\n")
     for joined, known in (("bands", ["g", "vf"]), (str(tmp_path / "classes.csv"), ["new", "worn"])):
         assert find_labelled_photos(tmp_path, known, joined=joined)[0].labels.tolist() == [1, 1]
     (tmp_path / "classes.csv").write_text("grade,class\nvf30,worn\nvf30+,new\nvf30rb,new\n")
     kept = find_labelled_photos(tmp_path, ["new", "worn"], joined=str(tmp_path / "classes.csv"), keep_variants=True)
     assert kept[0].labels.tolist() == [0, 0]
+
+
+def test_several_networks_are_averaged_before_grades_are_summed(trained, tmp_path):
+    """predict.py does so, and its classes are what is tested."""
+    checkpoint = torch.load(trained / BEST, weights_only=True)
+    torch.save(checkpoint | {"temperature": 0.1 * checkpoint["temperature"]}, tmp_path / "surer.pth")
+    networks, classes = load_networks([trained / BEST, tmp_path / "surer.pth"], torch.device("cpu"))
+    (tmp_path / "classes.csv").write_text("grade,class\ng06,worn\nvf30,worn\nms65,new\n")
+    bands = bands_of(classes, str(tmp_path / "classes.csv"))
+    split, _ = find_labelled_photos(trained / "coin_dataset/test", bands.names, joined=str(tmp_path / "classes.csv"))
+    single = report.evaluate(networks, classes, split).predictions.probabilities
+    joined = report.evaluate(networks, classes, split, bands=bands)
+    assert joined.classes == ["new", "worn"] == bands.names
+    assert joined.predictions.probabilities == pytest.approx(single @ bands.members)
 
 
 def test_a_folder_is_whole_or_as_it_was(tmp_path):
@@ -239,6 +266,8 @@ def test_the_worst_mistake_is_the_furthest_off_then_the_most_confident():
     shares = np.array([[0.9, 0.1, 0], [0.9, 0.1, 0], [0, 0.4, 0.6], [0, 0.2, 0.8], [1, 0, 0]])
     evaluation = Evaluation(CLASSES, [], np.array([1, 2, 0, 1, 0]), shares, {})
     assert evaluation.worst() == [1, 2, 0, 3]
+    unordered = Evaluation(["g06", "vf30", "vf30 details"], [], np.array([1, 2, 0, 1, 0]), shares, {})
+    assert unordered.worst()[:2] in ([0, 1], [1, 0]) and unordered.worst()[2:] == [3, 2]  # none is further off
 
 
 def make_evaluation(shares, labels):
@@ -297,8 +326,8 @@ def test_a_score_is_told_in_words():
     assert "These are photos of only 20 coins, so all intervals are too narrow." in describe_accuracy(one_coin)
     said = summarise_in_words(make_evaluation(np.eye(3)[np.zeros(5, dtype=int)], [0] * 5), None)
     five = Evaluation(["g", "f", "vf", "xf", "ms"], [Path("1.jpg")], np.array([0]), np.eye(5)[:1], {})
-    assert summarise_in_words(five, None)[-1].startswith("The classes: g is up to G6, f up to F15, ")
-    assert not any("The classes" in said for said in summarise_in_words(five, None, explain=False))
+    assert summarise_in_words(five, None)[-1].startswith("With --classes five, g is up to G6, f up to F15, ")
+    assert not any("--classes five" in said for said in summarise_in_words(five, None, explain=False))
     assert said[1].endswith("All of these photos are g06: add photos of other grades to learn more.")
 
 
@@ -325,6 +354,8 @@ def test_a_training_is_told_in_words():
         0.6, 0.6, np.full(50, 1.0), 50, 25
     )
 
+    stopped = Training([[0.6, 0.6, 1.0]] * 5, 5, 100, stopped_early=True)
+    assert "for longer (without --patience)" in describe_training(evaluation, stopped)
     finetuned = Training([[0.6, 0.6, 1.0]] * 5, 5, 100, from_scratch=False)
     assert describe_training(evaluation, finetuned) == ""
 
