@@ -314,7 +314,7 @@ class Trainer:
                     raise
         self.writer.write_held()
         if self.progress.epochs < self.args.num_epochs:
-            print(f"The validation loss has not fallen since epoch {self.progress.lowest_epoch}: stopped early.")
+            print(f"Stopped early (--patience): no lower validation loss since epoch {self.progress.lowest_epoch}.")
 
     def finished(self) -> bool:
         """Return whether the last epoch is done, or the validation loss has not fallen for `patience` epochs."""
@@ -515,9 +515,10 @@ class Trainer:
             UserError: its grades or photos are not those of this run, or it is damaged.
         """
         if checkpoint["classes"] != self.classes:
+            differing = ", ".join({*checkpoint["classes"]} ^ {*self.classes}) or "their order"
             raise UserError(
-                f"the run to resume has other grades than {self.args.data}. To go on with it, prepare the dataset with "
-                f"the same --classes again. A new run can start from its network: --init-from {quoted(path)}."
+                f"the run to resume has other grades than {self.args.data} ({differing}): prepare the dataset with its "
+                f"grades again (--grades, --classes), or begin a new run from its network: --init-from {quoted(path)}."
             )
         with checkpoints.damage_as_user_error(path):
             changes = describe_changes(checkpoint["dataset"], self.dataset)

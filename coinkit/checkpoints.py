@@ -307,7 +307,10 @@ def copy_weights(weights: dict[str, Tensor], model: nn.Module, source: Path | st
         for name, tensor in model.state_dict().items():
             if without is None or not name.startswith(f"{without}."):
                 if name not in weights or weights[name].shape != tensor.shape:
-                    raise UserError(f"{source} is of another architecture (see {name}): give its training's options.")
+                    raise UserError(
+                        f"{source} is of another architecture (see {name}). --init-from takes that of its training: "
+                        "leave out --preset, and other flags of the network."
+                    )
                 tensor.copy_(weights[name])
 
 

@@ -55,11 +55,18 @@ def print_changed_classes(photos: list[Photo], previous: list[Photo]) -> None:
     changed = sum(photo.grade != before.get(photo.source, photo.grade) for photo in usable(photos))
     if changed:
         joined = joined_by(sorted(set(before.values()), key=scale_order))
-        flags = f"--classes {joined[0]}" if len(joined) == 1 else "--classes or --keep-variants as before"
+        flags = f"with --classes {joined[0]}" if len(joined) == 1 else "with --classes or --keep-variants as before"
+        if not joined_classes(previous) and joined_classes(photos):
+            flags = "without --classes"
         print(
-            f"Warning: {changed} photos are of another class than before. If you did not mean that, run it again with "
+            f"Warning: {changed} photos are of another class than before. If you did not mean that, run it again "
             f"{flags}."
         )
+
+
+def joined_classes(photos: list[Photo]) -> set[str]:
+    """Return the classes that join grades."""
+    return {photo.grade for photo in usable(photos) if photo.grade != photo.source_grade}
 
 
 def print_changed_cutting(photos: list[Photo], previous: list[Photo]) -> None:
@@ -147,8 +154,7 @@ def print_doubtful_names(photos: list[Photo]) -> None:
         print(f"\nWarning: separate grades, but with the same number on the Sheldon scale: {'; '.join(same_number)}.")
     if details := [grade for grade in unknown if sheldon_number(grade.split()[0]) is not None]:
         print(f"Words after the number make a grade of its own, apart from the straight one: {', '.join(details)}.")
-    joined = {photo.grade for photo in usable(photos) if photo.grade != photo.source_grade}
-    if joined.intersection(unknown):
+    if joined_classes(photos).intersection(unknown):
         print("In the table of --classes, name classes after their grades, such as vf or ms65, to give them a place.")
     elif unknown or same_number:
         print(

@@ -26,13 +26,15 @@ class Training(NamedTuple):
     num_epochs: int  # that it had in the end
     steps_in_epoch: int
     from_scratch: bool = True  # not from a trained network
+    stopped_early: bool = False  # by --patience
 
     @classmethod
     def of(cls, progress: Progress, num_epochs: int, config: dict) -> "Training":
         """Return what is known of a training with these options that has come so far."""
         history = [[float(train), float(val), float(loss)] for train, val, loss in progress.history]
         from_scratch = not (config.get("init_from") or config.get("pretrained"))
-        return cls(history, num_epochs, progress.steps_in_epoch(), from_scratch)
+        stopped_early = num_epochs < int(config["num_epochs"])
+        return cls(history, num_epochs, progress.steps_in_epoch(), from_scratch, stopped_early)
 
 
 def summarise_in_words(evaluation: Evaluation, training: Training | None, explain: bool = True) -> list[str]:
@@ -123,16 +125,17 @@ def describe_confusion(evaluation: Evaluation) -> str:
 
 def describe_training(evaluation: Evaluation, training: Training) -> str:
     """Say whether the training was too short, or else whether it has learned its photos by heart."""
-    history, num_epochs, steps_in_epoch, from_scratch = training
+    history, num_epochs, steps_in_epoch, from_scratch, stopped_early = training
     accuracy, losses = evaluation.score["accuracy"], [loss for *_, loss in history]
     before, after = losses[: 2 * num_epochs // 3], losses[2 * num_epochs // 3 :]
     steps = num_epochs * steps_in_epoch
     is_falling = before and after and min(after) < STILL_FALLING * min(before)
     if accuracy.value <= GOOD_ENOUGH and steps < MIN_STEPS and from_scratch:
-        enough = math.ceil(ENOUGH_STEPS / steps_in_epoch)
-        return f"It was trained for only {steps} steps: first train anew, for longer (--num-epochs {enough})."
+        flag = "without --patience" if stopped_early else f"--num-epochs {math.ceil(ENOUGH_STEPS / steps_in_epoch)}"
+        return f"It was trained for only {steps} steps: first train anew, for longer ({flag})."
     if accuracy.value <= GOOD_ENOUGH and is_falling:
-        return f"It was still getting better at the end: first train anew, for longer (--num-epochs {2 * num_epochs})."
+        flag = "without --patience" if stopped_early else f"--num-epochs {2 * num_epochs}"
+        return f"It was still getting better at the end: first train anew, for longer ({flag})."
     if not history:
         return ""
     train, val, _ = history[-1]

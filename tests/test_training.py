@@ -295,7 +295,8 @@ def test_labels_narrow_over_the_first_half(dataset, tmp_path, monkeypatch):
 def test_it_stops_early_when_asked_and_has_then_ended(tmp_path):
     make_dataset(tmp_path / "coin_dataset", test=1)
     result = train(tmp_path, "--num-epochs", 50, "--learning-rate", 1e-9, "--patience", 2)
-    assert result.stdout.count("stopped early") == 1
+    assert result.stdout.count("Stopped early (--patience)") == 1
+    assert "first train anew, for longer (without --patience)" in result.stdout
     epochs = load(tmp_path)["progress"]["epochs"]
     assert epochs < 20
     (run,) = (tmp_path / "runs").iterdir()
@@ -394,7 +395,7 @@ def test_resume_refuses_another_network_or_dataset(dataset, tmp_path):
     result = run_script("coin_classifier_custom.py", "--resume", "--num-epochs", 2, cwd=tmp_path)
     assert_fails(result, "train/vf30 (8 photos then, 7 now)", "--accept-changes")
     make_dataset(dataset, grades=["au58"])
-    assert_fails(run_script("coin_classifier_custom.py", "--resume", cwd=tmp_path), "other grades")
+    assert_fails(run_script("coin_classifier_custom.py", "--resume", cwd=tmp_path), "other grades", "(au58)")
     assert (tmp_path / LAST).read_bytes() == before
 
 
