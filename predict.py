@@ -165,6 +165,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.check_minimum(args, 1, "top_k")
     if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
         parser.error("--min-confidence must be between 0 and 1")
+    if any(face.is_dir() for pair in args.faces for face in pair):
+        parser.error("--faces takes two photos; without it, give the folder that has obverse/ and reverse/")
     if args.csv and args.csv.suffix.lower() != ".csv":  # a photo, for example, which would be overwritten
         parser.error("--csv: give a name that ends in .csv")
     if args.html and args.html.suffix.lower() != ".html":
@@ -224,7 +226,7 @@ def make_prediction(
     notes = [f"{note} (give both with --faces)" if note == ONE_FACE else note for note in notes]
     if confidences[0] < min_confidence:
         notes.append("unsure of the grade" if band else "unsure")
-    if band and band[1] < min_band_confidence:
+    if band and confidences[0] < band[1] < min_band_confidence:  # a band with one grade only is as sure as that
         notes.append("unsure of the band")
     if band and bands.of_class(labels[0]) != band[0]:
         notes.append("another band is likelier than that of the grade")

@@ -145,23 +145,22 @@ def bands_of(classes: list[str], choice: str | None = None) -> Bands:
         raise UserError(f"--classes {choice} has no line for {', '.join(missing)}, which the network names.")
     names = sorted({band_of[name] for name in classes}, key=scale_order)
     members = [[band_of[name] == band for band in names] for name in classes]
-    explained = describe_classes(list(JOINED["five"]) if choice == "five" else classes)
+    explained = describe_classes(names if choice == "five" else classes)
     return Bands(names, np.array(members, dtype=np.float32), bool(choice) or len(names) < len(classes), explained)
 
 
 def joined_by(classes: list[str]) -> list[str]:
-    """Return which --classes may have given these classes: "bands", "five"; none for single grades and a file's.
+    """Return which --classes may have given these classes: "bands", "five"; none for single grades and most files.
 
     All names of the five classes are those of bands as well, so if some of the five are missing, it may be either.
+    Names off the scale, such as "au58 details", stay classes of their own with both.
     """
-    if classes == list(JOINED["five"]):
+    names = [name for name in classes if sheldon_number(name) is not None]
+    if names == list(JOINED["five"]):
         return ["five"]
-    return [name for name, known in JOINED.items() if {*classes} <= {*known}]
+    return [name for name, known in JOINED.items() if names and {*names} <= {*known}]
 
 
 def describe_classes(classes: list[str]) -> str:
     """Return in words which grades the classes of --classes five join; "" for other classes."""
-    joined = joined_by(classes)
-    if "five" not in joined:
-        return ""
-    return f"The classes{', if --classes five has made them' if len(joined) > 1 else ''}: {FIVE_IN_WORDS}."
+    return f"With --classes five, {FIVE_IN_WORDS}." if "five" in joined_by(classes) else ""

@@ -58,7 +58,7 @@ def test_a_photo_gets_its_grade_as_the_guide_shows_it(trained):
 
 def test_the_classes_that_join_grades_are_explained():
     five, bands = (bands_of(list(JOINED[name])).explained for name in ("five", "bands"))
-    assert "if --classes five has made them: g is up to G6" in bands_of(["f", "vf", "xf", "ms"]).explained
+    assert "With --classes five, g is up to G6" in bands_of(["f", "vf", "xf", "ms"]).explained
     prediction = command.Prediction(Path("1.jpg"), [("vf", 0.8), ("xf", 0.2)], None, "small")
     assert command.format_text(prediction, five).splitlines()[-3:] == ["Note: small", "", five] and not bands
 
@@ -132,6 +132,7 @@ def test_a_photo_that_cannot_be_read_is_named_and_the_others_graded(trained, tmp
     assert result.returncode == 1 and len(parse_json(result)) == 1
     assert "text.jpg: not a" in result.stderr and "missing.jpg: no such file" in result.stderr
     assert_fails(predict(trained, tmp_path / "text.jpg"), "text.jpg")
+    assert_fails(predict(trained, "--faces", tmp_path, tmp_path), "--faces takes two photos")
     (tmp_path / "empty").mkdir()
     result = predict(trained, tmp_path / "empty", "no*.jpg", "coin_dataset/test/g06/0.jpg", "--json")
     assert result.returncode == 1 and len(parse_json(result)) == 1
@@ -358,6 +359,8 @@ def test_a_grade_outside_the_likeliest_band_is_noted():
     assert unsure.note == "unsure of the band; another band is likelier than that of the grade"
     unsure = command.make_prediction(Path("a.jpg"), torch.tensor([0.6, 0.2, 0.2]), [], classes, bands, 3, 0.9, 0)
     assert unsure.note == "unsure of the grade"
+    alone = command.make_prediction(Path("a.jpg"), torch.tensor([0.6, 0.2, 0.2]), [], classes, bands, 3, 0.5, 0.9)
+    assert alone.note == ""  # the band holds this grade only, of which it is sure
 
 
 def test_a_terminal_shows_a_bar_that_the_output_is_free_of(trained):
