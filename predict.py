@@ -125,10 +125,12 @@ def main() -> int:
         from coinkit.review import write_grades
 
         write_grades(shown, ungraded, classes, bands, networks[0].model, args.checkpoint, args.html)
-    for what, path in {"table": args.csv, "page": args.html}.items():
+    incomplete = bool(ungraded or heatmaps_missing)
+    heatmap = None if incomplete else args.heatmap
+    for what, path in {"table": args.csv, "page": args.html, "heatmap": heatmap}.items():
         if path:
             tqdm.write(f"The {what} is in {path}.", file=sys.stderr)
-    return 1 if ungraded or heatmaps_missing else 0
+    return int(incomplete)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -91,14 +91,16 @@ MANIFEST_BYTES_PER_PHOTO = 1600  # with its copy
 EXPECTED_FOLDERS = f"""Put the photos into folders like these:
 
     vf30/
-      {PHOTO_FOLDER}/
+      obverse/            two photos of each coin,
+        12345678.jpg      with the same name
+        ...
+      reverse/
         12345678.jpg
         ...
     ms65/
-      {PHOTO_FOLDER}/
-        ...
-
-or, for two photos of each coin with the same name, into vf30/obverse/ and vf30/reverse/."""
+      {PHOTO_FOLDER}/          or one of both faces
+        12345678.jpg
+        ..."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -247,7 +249,7 @@ def find_source_photos(args: argparse.Namespace) -> list[Photo]:
         photos.append(photo)
     photos += [Photo(path.as_posix(), grade_of[path], reason=reason) for path, reason in alone.items()]
     if not photos:
-        raise UserError(f"no photos in {args.source}/<grade>/{PHOTO_FOLDER}/. {EXPECTED_FOLDERS}")
+        raise UserError(f"no photos of coins in {args.source}. {EXPECTED_FOLDERS}")
     return photos
 
 

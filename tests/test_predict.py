@@ -442,6 +442,7 @@ def test_a_heatmap_lies_over_its_photo_and_a_note_follows_the_grades(trained, tm
         "",
         "Note: looks like one face (give both with --faces)",
     ], result.stderr
+    assert result.stderr == f"The heatmap is in {tmp_path / 'why.png'}.\n"
     with Image.open(tmp_path / "why.png") as picture:
         assert picture.format == "PNG" and picture.size == (1024, 512)
         colours = np.ptp(np.asarray(picture).astype(int), axis=2)
