@@ -44,7 +44,6 @@ from coinkit.cli import (
     quoted,
     run,
     set_stop_handler,
-    told_if_it_fails,
     usable_cores,
 )
 from coinkit.dataset import (
@@ -63,7 +62,7 @@ from coinkit.dataset import (
 from coinkit.devices import autocast, choose_dtype, choose_memory_format, find_device
 from coinkit.files import exclusive_lock, relative_path, require_disk_space
 from coinkit.inference import build_model
-from coinkit.label_errors import LabelCheck, doubtful_coins
+from coinkit.label_errors import LabelCheck
 from coinkit.layers import AveragePool, Residual, StandardisedConv2d
 from coinkit.losses import balanced_class_weights, share_learned, soft_labels
 from coinkit.photos import DATASET, SPLITS
@@ -71,7 +70,7 @@ from coinkit.report import Evaluation, check_report
 from coinkit.tensorboard_log import TensorBoardLog
 from coinkit.training_photos import file_digests, merge_digests, training_digests, training_rows, were_cut_out
 from coinkit.training_progress import Progress, format_duration
-from coinkit.training_report import report_labels, report_training
+from coinkit.training_report import predict_command, report_labels, report_training
 
 # Where to change what is not a setting:
 #   an augmentation             STEPS in coinkit/augment.py
@@ -515,7 +514,7 @@ class Trainer:
             UserError: its grades or photos are not those of this run, or it is damaged.
         """
         if checkpoint["classes"] != self.classes:
-            differing = ", ".join({*checkpoint["classes"]} ^ {*self.classes}) or "their order"
+            differing = ", ".join(sorted({*checkpoint["classes"]} ^ {*self.classes})) or "their order"
             raise UserError(
                 f"the run to resume has other grades than {self.args.data} ({differing}): prepare the dataset with its "
                 f"grades again (--grades, --classes), or begin a new run from its network: --init-from {quoted(path)}."
@@ -661,9 +660,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     elif unfinished := checkpoints.describe_unfinished(last):
         print(unfinished)
     print(f"Watch it: tensorboard --logdir={quoted(trainer.log_dir.parent)}\n", flush=True)
-    one_photo = f"photo.jpg{' --cut' if trainer.cut_out else ''}"
-    photo = "--faces obverse.jpg reverse.jpg" if trainer.has_pairs else one_photo
-    to_predict = f"python predict.py{'' if best == Path(BEST) else f' --checkpoint {quoted(best)}'} {photo}"
+    to_predict = predict_command(best, trainer.has_pairs, trainer.cut_out)
     try:
         with require_disk_space(checkpoints.bytes_to_write(parameters, resumed=bool(args.resume)), args.output):
             trainer.fit()
@@ -683,9 +680,7 @@ def train_and_test(args: argparse.Namespace, checkpoint: dict | None, report: Pa
     print(trainer.progress.describe_best())
     report_labels(trainer.label_check, train, classes, args.output / LABELS)
     if test.paths:
-        with told_if_it_fails("There is no report on the test photos, but python evaluate.py makes one"):
-            doubtful = doubtful_coins(trainer.label_check, train, classes)
-            report_training(best, test, args.data, trainer.progress, doubtful, trainer.device, report)
+        report_training(best, train, test, args.data, trainer.progress, trainer.label_check, trainer.device, report)
     print(f"\nThe model is in {best}. Next: {to_predict}")
 
 
