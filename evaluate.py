@@ -189,8 +189,9 @@ def find_labelled_photos(
         label = next((classes.index(name) for name in names if name in classes), None)
         below = [path for path in sorted(grade_folder.iterdir()) if path.is_dir()]
         subfolders = [path for path in below if path.name.lower() in (PHOTO_FOLDER, *FACE_FOLDERS)]
-        paths = [path for subfolder in subfolders or [grade_folder] for path in find_photos(subfolder)]
-        unused.update(path.parent for path in find_photos(grade_folder, recursive=True) if path not in paths)
+        used = subfolders or [grade_folder]
+        paths = [path for subfolder in used for path in find_photos(subfolder)]
+        unused.update(path.parent for path in find_photos(grade_folder, recursive=True) if path.parent not in used)
         if label is not None:
             label_of |= dict.fromkeys(paths, label)
         elif paths:

@@ -55,9 +55,10 @@ def print_changed_classes(photos: list[Photo], previous: list[Photo]) -> None:
     changed = sum(photo.grade != before.get(photo.source, photo.grade) for photo in usable(photos))
     if changed:
         joined = joined_by(sorted(set(before.values()), key=scale_order))
-        flags = f"with --classes {joined[0]}" if len(joined) == 1 else "with --classes or --keep-variants as before"
-        if not joined_classes(previous) and joined_classes(photos):
+        if joined_classes(photos) and not joined_classes(previous):
             flags = "without --classes"
+        else:
+            flags = f"with --classes {joined[0]}" if len(joined) == 1 else "with --classes or --keep-variants as before"
         print(
             f"Warning: {changed} photos are of another class than before. If you did not mean that, run it again "
             f"{flags}."

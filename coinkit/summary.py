@@ -130,12 +130,12 @@ def describe_training(evaluation: Evaluation, training: Training) -> str:
     before, after = losses[: 2 * num_epochs // 3], losses[2 * num_epochs // 3 :]
     steps = num_epochs * steps_in_epoch
     is_falling = before and after and min(after) < STILL_FALLING * min(before)
-    if accuracy.value <= GOOD_ENOUGH and steps < MIN_STEPS and from_scratch:
-        flag = "without --patience" if stopped_early else f"--num-epochs {math.ceil(ENOUGH_STEPS / steps_in_epoch)}"
-        return f"It was trained for only {steps} steps: first train anew, for longer ({flag})."
-    if accuracy.value <= GOOD_ENOUGH and is_falling:
-        flag = "without --patience" if stopped_early else f"--num-epochs {2 * num_epochs}"
-        return f"It was still getting better at the end: first train anew, for longer ({flag})."
+    is_short = steps < MIN_STEPS and from_scratch
+    if accuracy.value <= GOOD_ENOUGH and (is_short or is_falling):
+        why = f"It was trained for only {steps} steps" if is_short else "It was still getting better at the end"
+        enough = math.ceil(ENOUGH_STEPS / steps_in_epoch) if is_short else 2 * num_epochs
+        flag = "without --patience" if stopped_early else f"--num-epochs {enough}"
+        return f"{why}: first train anew, for longer ({flag})."
     if not history:
         return ""
     train, val, _ = history[-1]
